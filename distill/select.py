@@ -1,0 +1,261 @@
+"""Selection: which trajectories of a harvest become training examples. Pure functions; a seed fixes rows and order.
+
+Inputs: (task, candidate, trajectory) rows in the store's order. Outputs: the rows kept, in training order, a funnel
+that counts what every filter left, and the examples. A filter is an entry of `FILTERS`: adding one edits no loop.
+"""
+
+import itertools
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from agents.types import ROLES, Frozen, Message, StopReason, TrainingExample, Trajectory, content_id
+from distill.sections import SelectConfig
+from distill.store import Row
+
+_WORD = re.compile(r"\w+(?:\.\w+)*")
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What the filters go by: settings, the seed, and the questions that training must not have seen."""
+
+    cfg: SelectConfig
+    seed: int = 0
+    held_out: tuple[str, ...] = ()
+
+
+Filter = Callable[[Sequence[Row], Selection], list[Row]]
+
+
+def _each(keep: Callable[[Row, Selection], bool]) -> Filter:
+    """Make a filter of a predicate on one row."""
+    return lambda rows, by: [row for row in rows if keep(row, by)]
+
+
+def is_labelled(row: Row, by: Selection) -> bool:
+    """The candidate's correctness is known."""
+    return row.candidate.correct is not None
+
+
+def is_answered(row: Row, by: Selection) -> bool:
+    """No outage ended it."""
+    return row.trajectory.stop_reason is not StopReason.ERROR
+
+
+def has_ended(row: Row, by: Selection) -> bool:
+    """It ended by itself: no limit cut it."""
+    return row.trajectory.stop_reason in (StopReason.COMPLETED, StopReason.UNPARSED)
+
+
+def is_parsed(row: Row, by: Selection) -> bool:
+    """A verdict was read."""
+    return row.trajectory.stop_reason is StopReason.COMPLETED and row.trajectory.verdict is not None
+
+
+def has_right_verdict(row: Row, by: Selection) -> bool:
+    """The verdict equals the label (rejection sampling)."""
+    return row.trajectory.verdict is not None and row.trajectory.verdict.passed is row.candidate.correct
+
+
+def is_within_limits(row: Row, by: Selection) -> bool:
+    """The model did not write too much."""
+    return row.trajectory.completion_tokens <= by.cfg.max_completion_tokens
+
+
+def drop_trivial(rows: Sequence[Row], by: Selection) -> list[Row]:
+    """Drop problems whose labelled candidates are all right or all wrong; one candidate alone makes none trivial.
+
+    Sees every labelled row, so it must come early.
+    """
+    if not by.cfg.drop_trivial:
+        return list(rows)
+    labels: dict[str, dict[str, bool | None]] = defaultdict(dict)
+    for row in rows:
+        labels[row.task.id][row.candidate.id] = row.candidate.correct
+    trivial = {task for task, found in labels.items() if len(found) > 1 and len(set(found.values())) == 1}
+    return [row for row in rows if row.task.id not in trivial]
+
+
+def drop_repeats(rows: Sequence[Row], by: Selection) -> list[Row]:
+    """Keep the first row of each conversation."""
+    first: dict[str, Row] = {}
+    for row in rows:
+        first.setdefault(content_id(*((m.role, m.content) for m in conversation(row.trajectory))), row)
+    return list(first.values())
+
+
+def decontaminate(rows: Sequence[Row], by: Selection) -> list[Row]:
+    """Drop problems of which too large a share of n-grams of words stands in the held-out questions.
+
+    A share, not a single n-gram: problems of one template have their phrases in common without giving anything away.
+    """
+    n = by.cfg.decontaminate_ngram
+    seen: set[tuple[str, ...]] = set().union(*(ngrams(question, n) for question in by.held_out))
+    clean: dict[str, bool] = {}
+    for row in rows:
+        if row.task.id not in clean:
+            own = ngrams(row.task.question, n)
+            clean[row.task.id] = len(own & seen) < by.cfg.decontaminate_share * len(own)
+    return [row for row in rows if clean[row.task.id]]
+
+
+def ngrams(text: str, n: int) -> set[tuple[str, ...]]:
+    """Return the n-grams of a text's words, in lower case; a shorter text is one n-gram."""
+    words = tuple(_WORD.findall(text.lower()))
+    return {words[i : i + n] for i in range(max(1, len(words) - n + 1))}
+
+
+def balance(rows: Sequence[Row], by: Selection) -> list[Row]:
+    """Keep as many true as false in each problem and role, and as many of each role overall; cap at `max_examples`.
+
+    Rows are taken in pairs, one true and one false of a problem and role; first pairs of all problems come before
+    second ones. Without `balance` this is the cap alone.
+    """
+    cap = by.cfg.max_examples
+    if not by.cfg.balance:
+        return list(rows)[:cap]
+    pairs = {role: _pairs([row for row in rows if row.trajectory.role == role], by.seed) for role in ROLES}
+    lengths = [len(found) for found in pairs.values() if found]
+    share = min(lengths, default=0)
+    if cap is not None and lengths:
+        share = min(share, cap // (2 * len(lengths)))
+    return [row for found in pairs.values() for pair in found[:share] for row in pair]
+
+
+def _pairs(rows: Sequence[Row], seed: int) -> list[tuple[Row, Row]]:
+    """Pair true with false rows problem by problem; the i-th pairs of all problems stand together."""
+    by_problem: dict[str, tuple[list[Row], list[Row]]] = defaultdict(lambda: ([], []))
+    for row in shuffled(rows, seed):
+        by_problem[row.task.id][0 if row.candidate.correct else 1].append(row)
+    columns = [list(zip(right, wrong, strict=False)) for right, wrong in by_problem.values()]
+    return [pair for level in itertools.zip_longest(*columns) for pair in level if pair is not None]
+
+
+def shuffled(rows: Iterable[Row], seed: int) -> list[Row]:
+    """Return rows in an order that the seed and their keys fix, whatever order they came in."""
+    return sorted(rows, key=lambda row: (content_id(seed, row.trajectory.key), row.trajectory.key))
+
+
+FILTERS: dict[str, Filter] = {
+    "labelled": _each(is_labelled),
+    "non_trivial": drop_trivial,
+    "answered": _each(is_answered),
+    "completed": _each(has_ended),
+    "parsed": _each(is_parsed),
+    "right_verdict": _each(has_right_verdict),
+    "within_limits": _each(is_within_limits),
+    "unique": drop_repeats,
+    "decontaminated": decontaminate,
+    "selected": balance,
+}
+
+
+class Stage(Frozen):
+    """Rows left after a filter. `groups` counts them by `role/label`, such as `forward_verifier/true`."""
+
+    name: str
+    total: int
+    groups: dict[str, int]
+
+
+class Funnel(Frozen):
+    """What every filter left, in order; the first stage is `generated`."""
+
+    stages: tuple[Stage, ...]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Stage name to rows left."""
+        return {stage.name: stage.total for stage in self.stages}
+
+    @property
+    def worst(self) -> str:
+        """The filter that dropped most, such as `right_verdict (40 of 50)`; "" where none dropped any."""
+        drops = [(a.total - b.total, b.name, a.total) for a, b in itertools.pairwise(self.stages)]
+        dropped, name, before = max(drops, key=lambda drop: drop[0], default=(0, "", 0))
+        return f"{name} ({dropped} of {before})" if dropped else ""
+
+    def to_table(self) -> list[list[str]]:
+        """Return the rows of a table, its header first: stage, rows, kept %, then each role and label."""
+        columns = sorted({name for stage in self.stages for name in stage.groups}, key=_column)
+        first = max(1, self.stages[0].total)
+        body = [
+            [s.name, str(s.total), f"{100 * s.total / first:.0f} %", *(str(s.groups.get(c, 0)) for c in columns)]
+            for s in self.stages
+        ]
+        return [["stage", "trajectories", "left", *columns], *body]
+
+
+def _column(name: str) -> tuple[int, int]:
+    role, _, label = name.partition("/")
+    return [str(r) for r in ROLES].index(role), ["true", "false", "unlabelled"].index(label)
+
+
+def _stage(name: str, rows: Sequence[Row]) -> Stage:
+    words: Mapping[bool | None, str] = {True: "true", False: "false", None: "unlabelled"}
+    found = Counter(f"{row.trajectory.role}/{words[row.candidate.correct]}" for row in rows)
+    return Stage(name=name, total=len(rows), groups=dict(sorted(found.items(), key=lambda item: _column(item[0]))))
+
+
+class Selected(NamedTuple):
+    """What selection gives: rows in training order, and how they came to be."""
+
+    rows: list[Row]
+    funnel: Funnel
+
+
+def select(
+    rows: Iterable[Row],
+    cfg: SelectConfig,
+    *,
+    seed: int = 0,
+    held_out: Sequence[str] = (),
+    filters: Mapping[str, Filter] = FILTERS,
+) -> Selected:
+    """Send the rows of a harvest through the filters.
+
+    Args:
+        rows: all of them, with every candidate of a problem.
+        cfg: which limits and which filters.
+        seed: fixes which of equal rows are kept, and the order.
+        held_out: questions of the evaluation problems.
+        filters: name to filter, in order.
+
+    Returns:
+        The rows kept, shuffled by the seed, and the funnel.
+    """
+    left = shuffled(rows, seed)
+    by = Selection(cfg, seed, tuple(held_out))
+    stages = [_stage("generated", left)]
+    for name, keep in filters.items():
+        left = keep(left, by)
+        stages.append(_stage(name, left))
+    return Selected(shuffled(left, seed), Funnel(stages=tuple(stages)))
+
+
+def conversation(trajectory: Trajectory) -> list[Message]:
+    """Return the whole conversation with each turn's thoughts in front of its text, as the model wrote them."""
+    out: list[Message] = []
+    for turn in trajectory.turns:
+        thought = f"<think>\n{turn.reasoning.strip()}\n</think>\n\n" if turn.reasoning.strip() else ""
+        out += [*turn.prompt, Message(role="assistant", content=thought + turn.content)]
+    return out
+
+
+def to_example(row: Row) -> TrainingExample:
+    """Turn one selected row into a training example; its label is the verdict it teaches."""
+    return TrainingExample(
+        messages=tuple(conversation(row.trajectory)),
+        trajectory_key=row.trajectory.key,
+        task_id=row.task.id,
+        role=row.trajectory.role,
+        label=bool(row.candidate.correct),
+    )
+
+
+def to_examples(rows: Iterable[Row]) -> list[TrainingExample]:
+    """Turn selected rows into training examples, in the same order."""
+    return [to_example(row) for row in rows]

@@ -1,0 +1,191 @@
+"""Where problems come from: `reasoning_gym:` (offline), `jsonl:PATH` and `parquet:PATH`.
+
+Output: a list of `Task`, one a problem (content-hash ids, duplicates dropped), in an order that depends on the seed
+only. A file may already hold candidate solutions with labels (the input form of AgentV-RL: `idx, question,
+ground_truth, samples[], evaluations[{correct}]`).
+"""
+
+import json
+import random
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from agents.scripted import worked_steps
+from agents.types import Candidate, Task
+from tools.errors import ConfigError, DataError
+
+QUESTION_FIELDS = ("question", "problem", "prompt")
+ANSWER_FIELDS = ("ground_truth", "answer", "final_answer")
+MAX_DRAWS = 20  # reasoning_gym problems drawn for each one kept, at the most
+
+
+def load_tasks(
+    source: str, n: int, seed: int, families: dict[str, float] | None = None, difficulty: float = 1.0
+) -> list[Task]:
+    """Return up to `n` tasks of a source, shuffled by `seed`.
+
+    Args:
+        source: `reasoning_gym:`, `jsonl:PATH` or `parquet:PATH`.
+        n: how many problems.
+        seed: of the generator and of the shuffle.
+        families: reasoning_gym data sets and their shares.
+        difficulty: 1.0 is the default; larger numbers, more terms above it.
+
+    Raises:
+        ConfigError: no such source or family.
+        DataError: the file is missing, empty, or has a malformed record (file and line are named).
+    """
+    kind, _, where = source.partition(":")
+    if kind == "reasoning_gym":
+        return _generate(n, seed, families or {where: 1.0}, difficulty)
+    if kind not in ("jsonl", "parquet"):
+        raise ConfigError(
+            f"tasks.source={source!r}: unknown kind {kind!r}; use reasoning_gym:, jsonl:PATH or parquet:PATH"
+        )
+    path = Path(where).expanduser()
+    if not path.is_file():
+        raise DataError(f"tasks.source={source!r}: no such file {where!r}; check the path")
+    records = _read_jsonl(path) if kind == "jsonl" else _read_parquet(path)
+    tasks = list({t.id: t for t in (_task(record, spot, source) for spot, record in records)}.values())
+    if not tasks:
+        raise DataError(f"{where}: holds no task; give a file with at least one record")
+    random.Random(seed).shuffle(tasks)
+    return tasks[:n]
+
+
+def split_tasks(tasks: list[Task], sizes: dict[str, int]) -> dict[str, list[Task]]:
+    """Split tasks by problem into named parts of the given sizes; where there are too few, parts shrink alike.
+
+    Raises:
+        DataError: too few problems for every part to have one.
+    """
+    wanted = sum(sizes.values())
+    share = min(1.0, len(tasks) / wanted)
+    parts, start = {}, 0
+    for name, size in sizes.items():
+        end = start + int(size * share)
+        if size and end == start:
+            raise DataError(f"tasks: {len(tasks)} problems are too few for {name} (asked: {sizes}); give more problems")
+        parts[name] = tasks[start:end]
+        start = end
+    return parts
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+def _read_jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            spot = f"{path}:{number}"
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise DataError(
+                    f"{spot}: not JSON ({error.msg} at column {error.colno}); mend or remove the line"
+                ) from error
+            if not isinstance(record, dict):
+                raise DataError(f"{spot}: expected an object, got {type(record).__name__}; mend or remove the line")
+            yield spot, record
+
+
+def _read_parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    import pyarrow.parquet
+    from pyarrow import ArrowException
+
+    try:
+        rows = pyarrow.parquet.read_table(path).to_pylist()
+    except (ArrowException, OSError) as error:
+        raise DataError(f"{path}: not a readable parquet file ({str(error).splitlines()[0]})") from error
+    yield from ((f"{path}: row {i}", row) for i, row in enumerate(rows, 1))
+
+
+def _task(record: dict[str, Any], spot: str, source: str) -> Task:
+    question = _first(record, QUESTION_FIELDS)
+    if not isinstance(question, str) or not question.strip():
+        raise DataError(f"{spot}: no question; a record needs one of the fields {', '.join(QUESTION_FIELDS)}")
+    answer = _first(record, ANSWER_FIELDS)
+    answer = str(answer).rsplit("####", 1)[-1].strip() if answer is not None else None
+    task = Task(question=question, answer=answer, source=source, level=str(record.get("level", "")))
+    return task.model_copy(update={"candidates": tuple(_candidates(task, record, spot))})
+
+
+def _first(record: dict[str, Any], fields: Iterable[str]) -> Any:
+    return next((record[f] for f in fields if record.get(f) is not None), None)
+
+
+def _candidates(task: Task, record: dict[str, Any], spot: str) -> Iterator[Candidate]:
+    samples = record.get("samples") or []
+    evaluations = record.get("evaluations")
+    evaluations = [{}] * len(samples) if evaluations is None else evaluations
+    if not isinstance(samples, list) or len(evaluations) != len(samples):
+        raise DataError(f"{spot}: `samples` and `evaluations` must be lists of one length")
+    models = record.get("sources") or [""] * len(samples)
+    for i, (text, evaluation) in enumerate(zip(samples, evaluations, strict=True)):
+        if not isinstance(text, str) or not isinstance(evaluation, dict):
+            raise DataError(f"{spot}: `samples` must hold strings and `evaluations` objects with `correct`")
+        model = str(models[i]) if i < len(models) else ""
+        yield Candidate(task_id=task.id, index=i, text=text, correct=evaluation.get("correct"), model=model)
+
+
+# --- reasoning_gym ---------------------------------------------------------------------------------------------------
+
+
+def _generate(n: int, seed: int, families: dict[str, float], difficulty: float) -> list[Task]:
+    total = sum(families.values())
+    if total <= 0:
+        raise ConfigError("tasks.families: the shares add up to nothing; give at least one family a share above 0")
+    tasks: dict[str, Task] = {}
+    for i, (family, share) in enumerate(sorted(families.items())):
+        wanted = round(n * share / total)
+        tasks.update(_family(family, wanted, seed * 1000 + i, difficulty))
+    out = list(tasks.values())
+    random.Random(seed).shuffle(out)
+    return out[:n]
+
+
+def _family(family: str, n: int, seed: int, difficulty: float) -> dict[str, Task]:
+    import reasoning_gym
+
+    settings = FAMILIES.get(family, dict)(difficulty) if family in FAMILIES else {}
+    try:
+        problems = reasoning_gym.create_dataset(family, size=max(1, n * MAX_DRAWS), seed=seed, **settings)
+    except ValueError as error:
+        raise ConfigError(f"tasks.families: reasoning_gym has no data set {family!r} ({error})") from error
+    kept: dict[str, Task] = {}
+    for i in range(len(problems)):
+        if len(kept) >= n:
+            break
+        task = _generated_task(problems[i], family, difficulty)
+        if worked_steps(task.question, task.metadata["worked"]) is not None:
+            kept[task.id] = task
+    return kept
+
+
+def _generated_task(problem: dict[str, Any], family: str, difficulty: float) -> Task:
+    question = problem["question"].replace(" Give the result as your final answer. Do not include units.", "").strip()
+    return Task(
+        question=question,
+        answer=str(problem["answer"]),
+        source=f"reasoning_gym:{family}",
+        level=f"{difficulty:g}",
+        metadata={"worked": problem["metadata"].get("answer_cot", "")},
+    )
+
+
+def _sums(difficulty: float) -> dict[str, Any]:
+    return {"min_terms": 3, "max_terms": max(3, round(2 + 2 * difficulty)), "min_digits": 2, "max_digits": 3}
+
+
+def _equations(difficulty: float) -> dict[str, Any]:
+    return {"min_terms": 2, "max_terms": 3, "max_value": max(10, round(60 * difficulty))}
+
+
+FAMILIES = {
+    "chain_sum": _sums,
+    "simple_equations": _equations,
+    "gsm_symbolic": lambda difficulty: {"difficulty": difficulty},
+}

@@ -1,0 +1,211 @@
+"""What the graphs share: contexts (settings of a run), states with their reducers, and how a node gets chat and tools.
+
+A context is a pydantic model: its plain fields are what Studio shows and an API caller sets; live objects (a chat
+model, tools, functions) are for Python callers, hidden from the JSON schema. Where a live object is missing, it is
+resolved from the plain fields: `agents.chat.open_chat`, and one local sandbox pool for each event loop.
+"""
+
+import asyncio
+import operator
+from collections.abc import AsyncGenerator, Callable, Sequence
+from typing import Annotated, Literal, NotRequired
+from weakref import WeakKeyDictionary
+
+from langchain_core.language_models.chat_models import BaseChatModel
+from langchain_core.messages import BaseMessage
+from pydantic import BaseModel, ConfigDict, Field, InstanceOf
+from pydantic.json_schema import SkipJsonSchema
+from typing_extensions import TypedDict  # pydantic makes schemas of typing's from Python 3.12 only
+
+from agents.types import Candidate, ErrorInfo, Role, StopReason, Task, Trajectory, Turn, Verdict
+from tools.base import Tool, ToolResult
+
+Aggregation = Literal["weighted", "mean", "min", "product"]
+
+
+class VerifierContext(BaseModel):
+    """Settings of one verifier run. `base_url` may hold several URLs, comma-separated."""
+
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+
+    model: str = "scripted-teacher"
+    base_url: str | None = None
+    temperature: float = Field(default=0.0, ge=0)
+    max_tokens: int = Field(default=512, gt=0, description="tokens of one turn")
+    max_turns: int = Field(default=12, gt=0)
+    max_tool_calls: int = Field(default=3, ge=0)
+    max_trajectory_tokens: int = Field(default=16384, gt=0, description="prompt and reply of the last turn together")
+    max_seconds: float = Field(default=600.0, gt=0)
+    style: Literal["compact", "full"] = Field(default="compact", description="full is for Qwen3-class models")
+    top_logprobs: int | None = Field(default=20, ge=1, description="asked for at the verdict; none: no confidence")
+    chat: SkipJsonSchema[InstanceOf[BaseChatModel] | None] = Field(default=None, exclude=True, repr=False)
+    tools: SkipJsonSchema[dict[str, InstanceOf[Tool]] | None] = Field(default=None, exclude=True, repr=False)
+
+
+class BidirectionalContext(VerifierContext):
+    """Settings of both directions and of how their verdicts are joined."""
+
+    aggregation: Aggregation = "weighted"
+
+
+class TeacherContext(VerifierContext):
+    """Settings of the data engine: the verifiers', and the solver's.
+
+    `label(task, text)` says whether a solution is right (None: cannot be told); it is called in a thread. Without it
+    the last numbers are compared.
+    """
+
+    solver_model: str = "scripted-solver"
+    solver_base_url: str | None = None
+    solver_temperature: float = Field(default=1.0, ge=0)
+    solver_max_tokens: int = Field(default=2048, gt=0)
+    k: int = Field(default=8, gt=0, description="candidates sampled a problem")
+    n: int = Field(default=1, gt=0, description="trajectories a candidate and role")
+    solver: SkipJsonSchema[InstanceOf[BaseChatModel] | None] = Field(default=None, exclude=True, repr=False)
+    label: SkipJsonSchema[Callable[[Task, str], bool | None] | None] = Field(default=None, exclude=True, repr=False)
+
+
+def record_turn(held: list[Turn], new: Turn | Sequence[ToolResult]) -> list[Turn]:
+    """Reducer of `turns`: a turn is appended; tool results fill the last turn."""
+    if isinstance(new, Turn):
+        return [*held, new]
+    return [*held[:-1], held[-1].model_copy(update={"results": tuple(new)})] if new else held
+
+
+class VerifierInput(TypedDict):
+    """What a verifier is given. `trajectory_id` names its chat and sandbox session (default: a fresh uuid)."""
+
+    problem: str
+    solution: str
+    role: Role
+    trajectory_id: NotRequired[str]
+
+
+class VerifierOutput(TypedDict):
+    """What a verifier gives back; the caller fills the ids of task, candidate and sample."""
+
+    trajectory: Trajectory
+
+
+class VerifierState(VerifierInput):
+    """The verifier at work. `stop` is set by the node that ends it, `outcome` is the verdict given."""
+
+    messages: Annotated[list[BaseMessage], operator.add]
+    turns: Annotated[list[Turn], record_turn]
+    started: float  # time.monotonic(), seconds
+    stop: NotRequired[StopReason]
+    error: NotRequired[ErrorInfo]
+    outcome: NotRequired[Verdict]
+    trajectory: NotRequired[Trajectory]
+
+
+class BidirectionalInput(TypedDict):
+    """One problem with one solution."""
+
+    problem: str
+    solution: str
+    trajectory_id: NotRequired[str]
+
+
+class BidirectionalOutput(TypedDict):
+    """Both reviews, and the joint verdict (None where one of them gave none)."""
+
+    forward: Trajectory
+    backward: Trajectory
+    verdict: Verdict | None
+
+
+class BidirectionalState(BidirectionalInput):
+    """The bidirectional verifier at work."""
+
+    forward: NotRequired[Trajectory]
+    backward: NotRequired[Trajectory]
+    verdict: NotRequired[Verdict | None]
+
+
+class TeacherInput(TypedDict):
+    """One task; candidates that it holds are used as they are."""
+
+    task: Task
+
+
+class TeacherOutput(TypedDict):
+    """Labelled candidates, the verifiers' trajectories (ids filled), why the task was dropped, solver failures."""
+
+    candidates: list[Candidate]
+    trajectories: list[Trajectory]
+    dropped: Literal["", "trivial"]
+    errors: list[ErrorInfo]
+
+
+class TeacherState(TeacherInput):
+    """The data engine at work. `rollouts` arrive as they finish; `trajectories` are the same in a fixed order."""
+
+    candidates: NotRequired[list[Candidate]]
+    errors: NotRequired[list[ErrorInfo]]
+    rollouts: Annotated[list[Trajectory], operator.add]
+    trajectories: NotRequired[list[Trajectory]]
+    dropped: NotRequired[Literal["", "trivial"]]
+
+
+class Rollout(TypedDict):
+    """One verification that the data engine sends out. It holds no ground truth."""
+
+    problem: str
+    task_id: str
+    candidate_id: str
+    solution: str
+    role: Role
+    sample_index: int
+
+
+def chat_of(context: VerifierContext) -> BaseChatModel:
+    """Return the verifiers' chat model: the live one, else the one that the settings name.
+
+    Raises:
+        ConfigError: the settings name no model that can be opened.
+    """
+    return context.chat or _open(context.model, context.base_url)
+
+
+def solver_of(context: TeacherContext) -> BaseChatModel:
+    """Return the solver's chat model, likewise."""
+    return context.solver or _open(context.solver_model, context.solver_base_url)
+
+
+def _open(model: str, base_url: str | None) -> BaseChatModel:
+    from agents.chat import open_chat  # openai is heavy: only where an endpoint or a scripted model is wanted
+
+    return open_chat(model, base_url)
+
+
+_held_tools: WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[AsyncGenerator, dict[str, Tool]]] = WeakKeyDictionary()
+
+
+async def tools_of(context: VerifierContext) -> dict[str, Tool]:
+    """Return the tools by name: the live ones, else python in the running event loop's local sandbox.
+
+    Raises:
+        SandboxError: there is no isolation on this machine.
+    """
+    if context.tools is not None:
+        return context.tools
+    loop = asyncio.get_running_loop()
+    if loop not in _held_tools:
+        holder = _local_tools()
+        _held_tools[loop] = (holder, await anext(holder))
+    return _held_tools[loop][1]
+
+
+async def _local_tools() -> AsyncGenerator[dict[str, Tool], None]:
+    """Yield the local tools once; close their sandbox with the event loop, which closes its async generators."""
+    from tools.python import PythonTool
+    from tools.sandbox.base import SandboxLimits
+    from tools.sandbox.local import LocalSandbox
+    from tools.sandbox.pool import SessionPool
+
+    pool = SessionPool(LocalSandbox(SandboxLimits()))
+    try:
+        yield {"python": PythonTool(pool)}
+    finally:
+        await pool.aclose()

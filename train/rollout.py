@@ -1,0 +1,224 @@
+"""The graphs as rollouts: TRL's `rollout_func` over the verifier graph, with the policy as its chat model.
+
+Input: the keys of prompts (each already repeated `num_generations` times, as TRL gives them). Output: exact token ids,
+log-probabilities and `env_mask` (1 on tokens that the policy sampled, 0 on everything else) and the reward of each row.
+Groups whose rewards are all equal teach nothing: they are resampled from fresh prompts up to a budget, never copied,
+and what is still dead after that is left out of the update.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from statistics import fmean
+from typing import Any, NamedTuple, Protocol
+
+from langchain_core.language_models.chat_models import BaseChatModel
+
+from agents.types import ROLES, Role, StopReason, Trajectory
+from graphs.state import VerifierContext
+from graphs.verifier import build_verifier
+from tools.base import Tool
+from tools.errors import ModelError, RolloutError
+from train.rewards import Reward, is_live
+
+
+class Prompt(NamedTuple):
+    """What one group is rolled out on. `label` is for the reward only."""
+
+    key: str
+    problem: str
+    solution: str
+    role: Role
+    label: bool
+
+
+class Row(NamedTuple):
+    """One rollout as the trainer wants it (lengths: P, C, C, C)."""
+
+    prompt_ids: list[int]
+    completion_ids: list[int]
+    logprobs: list[float]
+    env_mask: list[int]
+
+
+class Group(NamedTuple):
+    """The rollouts that share a baseline."""
+
+    prompt: Prompt
+    trajectories: tuple[Trajectory, ...]
+    rewards: tuple[float | None, ...]
+
+
+class Policy(Protocol):
+    """The chat model of the weights in training."""
+
+    chat: BaseChatModel
+
+    def refresh(self) -> None:
+        """Forget everything that was computed with older weights."""
+
+
+def to_row(trajectory: Trajectory) -> Row:
+    """Return ids, log-probabilities and mask of a trajectory.
+
+    Raises:
+        RolloutError: a turn has no ids, or its prompt does not extend the tokens held so far.
+    """
+    prompt, completion, logprobs, mask = [], [], [], []
+    for i, turn in enumerate(trajectory.turns):
+        if turn.prompt_ids is None or turn.completion_ids is None or turn.logprobs is None:
+            raise RolloutError(f"turn {i} ({turn.stage}) has no token ids: the chat model must return them")
+        if i == 0:
+            prompt = list(turn.prompt_ids)
+        held = len(prompt) + len(completion)
+        if list(turn.prompt_ids[:held]) != prompt + completion:
+            raise RolloutError(f"turn {i} ({turn.stage}): its prompt does not extend the {held} tokens held so far")
+        new = list(turn.prompt_ids[held:])
+        completion += new + list(turn.completion_ids)
+        logprobs += [0.0] * len(new) + list(turn.logprobs)
+        mask += [0] * len(new) + [1] * len(turn.completion_ids)
+    return Row(prompt, completion, logprobs, mask)
+
+
+def silent_row(end_token: int) -> Row:
+    """Return a row that carries no gradient: one masked token."""
+    return Row([end_token], [end_token], [0.0], [0])
+
+
+class VerifierRollouts:
+    """TRL's `rollout_func`: rolls out groups on the verifier graph, and resamples the dead ones."""
+
+    def __init__(
+        self,
+        prompts: Sequence[Prompt],
+        policy: Policy,
+        context: VerifierContext,
+        open_tools: Callable[[], AbstractAsyncContextManager[dict[str, Tool]]],
+        *,
+        reward: Reward,
+        resample_budget: int,
+        end_token: int,
+        seed: int,
+    ) -> None:
+        """Make the function.
+
+        Args:
+            prompts: the pool; TRL's data set holds their keys, fresh ones are drawn from it too.
+            policy: the model in training.
+            context: limits and sampling of the graph; its chat and tools are filled in here.
+            open_tools: opens the tools inside the event loop of one call.
+            reward: of a trajectory, given the label.
+            resample_budget: fresh prompts tried for each dead group, at the most.
+            end_token: id that stands for a silent row.
+            seed: of the fresh prompts.
+        """
+        self.pool = {p.key: p for p in prompts}
+        self.policy, self.context, self.open_tools, self.reward = policy, context, open_tools, reward
+        self.resample_budget, self.end_token, self.seed = resample_budget, end_token, seed
+
+    def __call__(self, prompts: list[str], trainer: Any) -> dict[str, list[Any]]:
+        """Return `prompt_ids`, `completion_ids`, `logprobs`, `env_mask` and `reward`, one entry a row.
+
+        Raises:
+            ModelError: every rollout failed: there is an outage, and nothing to learn from.
+        """
+        started, size = time.monotonic(), trainer.num_generations
+        step = int(trainer.state.global_step)
+        wanted = [self.pool[key] for key in prompts[::size]]
+        self.policy.refresh()
+        groups, spent = asyncio.run(self._collect(wanted, size, step))
+        chosen = choose_groups(groups, len(wanted))
+        metrics = rollout_metrics(groups, chosen) | {
+            "groups/resampled": float(spent),
+            "time/rollout_s": time.monotonic() - started,
+        }
+        for name, value in metrics.items():
+            trainer._log_metric(name, value)
+        return self._rows(chosen)
+
+    async def _collect(self, wanted: Sequence[Prompt], size: int, step: int) -> tuple[list[Group], int]:
+        rng = random.Random(f"{self.seed}|{step}")
+        fresh = [p for p in self.pool.values() if p not in wanted]
+        rng.shuffle(fresh)
+        budget = min(self.resample_budget * len(wanted), len(fresh))
+        async with self.open_tools() as tools:
+            context = self.context.model_copy(update={"chat": self.policy.chat, "tools": tools})
+            groups = await self._roll(wanted, size, context, step)
+            spent = 0
+            while (missing := len(wanted) - sum(is_live(g.rewards) for g in groups)) and spent < budget:
+                more = fresh[spent : spent + min(missing, budget - spent)]
+                groups += await self._roll(more, size, context, step)
+                spent += len(more)
+        if all(r is None for g in groups for r in g.rewards):
+            raise ModelError(f"grpo: all rollouts of step {step} failed ({_first_error(groups)}); run again to resume")
+        return groups, spent
+
+    async def _roll(self, prompts: Sequence[Prompt], size: int, context: VerifierContext, step: int) -> list[Group]:
+        graph = build_verifier()
+
+        async def one(prompt: Prompt, i: int) -> Trajectory:
+            state = await graph.ainvoke(
+                {
+                    "problem": prompt.problem,
+                    "solution": prompt.solution,
+                    "role": prompt.role,
+                    "trajectory_id": f"{step}/{prompt.key}/{i}",
+                },
+                context=context,
+            )
+            return state["trajectory"]
+
+        rollouts = iter(await asyncio.gather(*(one(p, i) for p in prompts for i in range(size))))
+        groups = []
+        for prompt in prompts:
+            trajectories = tuple(next(rollouts) for _ in range(size))
+            groups.append(Group(prompt, trajectories, tuple(self.reward(t, prompt.label) for t in trajectories)))
+        return groups
+
+    def _rows(self, groups: Sequence[Group]) -> dict[str, list[Any]]:
+        rows: list[Row] = []
+        for group in groups:
+            teaches = is_live(group.rewards)
+            for trajectory, reward in zip(group.trajectories, group.rewards, strict=True):
+                rows.append(to_row(trajectory) if teaches and reward is not None else silent_row(self.end_token))
+        columns = {name: [list(getattr(row, name)) for row in rows] for name in Row._fields}
+        return columns | {"reward": [r for g in groups for r in g.rewards]}
+
+
+def choose_groups(groups: Sequence[Group], n: int) -> list[Group]:
+    """Return `n` groups: the live ones first, in order, then dead ones where the budget ran out."""
+    return sorted(groups, key=lambda g: not is_live(g.rewards))[:n]
+
+
+def rollout_metrics(groups: Sequence[Group], chosen: Sequence[Group]) -> dict[str, float]:
+    """Return what a step logs: over all rollouts made, those of dead and resampled groups too."""
+    made = [(g.prompt, t, r) for g in groups for t, r in zip(g.trajectories, g.rewards, strict=True)]
+    scored = [(p, t, r) for p, t, r in made if r is not None]
+    out = {
+        "reward/mean": fmean(r for _, _, r in scored),
+        "groups/zero_variance": fmean(not is_live(g.rewards) for g in groups),
+        "groups/live_in_update": fmean(is_live(g.rewards) for g in chosen),
+        "rollouts/n": float(len(made)),
+        "rollouts/outages": float(len(made) - len(scored)),
+        "rollouts/completed": fmean(t.stop_reason is StopReason.COMPLETED for _, t, _ in scored),
+        "tokens/completion": fmean(t.completion_tokens for _, t, _ in scored),
+        "tools/calls": fmean(t.tool_calls for _, t, _ in scored),
+    }
+    right = {label: [r > 0 for p, _, r in scored if p.label is label] for label in (True, False)}
+    if all(right.values()):
+        out["verdict/tpr"], out["verdict/tnr"] = fmean(right[True]), fmean(right[False])
+        out["verdict/balanced_accuracy"] = (out["verdict/tpr"] + out["verdict/tnr"]) / 2
+    given = [t.verdict.passed for _, t, _ in scored if t.verdict is not None]
+    if given:
+        out["verdict/base_rate"] = fmean(given)
+    for role in ROLES:
+        if rewards := [r for p, _, r in scored if p.role == role]:
+            out[f"reward/{role}"] = fmean(rewards)
+    return out
+
+
+def _first_error(groups: Sequence[Group]) -> str:
+    errors = [t.error.message for g in groups for t in g.trajectories if t.error]
+    return errors[0] if errors else "no error recorded"

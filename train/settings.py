@@ -1,0 +1,62 @@
+"""The settings of training: the student, supervised fine-tuning, GRPO."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from tools.settings import Rate, Section
+
+
+class StudentConfig(Section):
+    """The model that learns."""
+
+    model: str = Field(default="smollm2-135m", description="`smollm2-135m` (from a wheel), a folder, or a hub id")
+    max_length: int = Field(
+        default=1024, ge=64, description="tokens of a training conversation; longer ones are dropped"
+    )
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto", description="auto: bfloat16 on a GPU, else float32"
+    )
+    lora_rank: int = Field(default=0, ge=0, description="rank of LoRA adapters; 0: full fine-tuning")
+    lora_alpha: int = Field(default=32, ge=1, description="scale of LoRA adapters")
+
+
+class SftConfig(Section):
+    """Supervised fine-tuning."""
+
+    lr: float = Field(default=1e-4, gt=0, description="peak learning rate")
+    epochs: float = Field(default=1.0, gt=0, description="passes over the selected examples")
+    max_steps: int | None = Field(default=None, ge=1, description="stop after this many steps; null: all epochs")
+    batch: int = Field(default=8, ge=1, description="examples a step")
+    micro_batch: int = Field(default=1, ge=1, description="examples a forward pass; 1 has no padding")
+    warmup_steps: int = Field(default=2, ge=0, description="of the learning rate")
+    schedule: Literal["linear", "cosine", "constant"] = Field(default="linear", description="of the learning rate")
+    weight_decay: float = Field(default=0.0, ge=0, description="of AdamW")
+    save_steps: int = Field(default=20, ge=1, description="steps between checkpoints")
+
+
+class GrpoConfig(Section):
+    """Reinforcement learning with group-relative advantages."""
+
+    lr: float = Field(default=5e-6, gt=0, description="learning rate")
+    steps: int = Field(default=6, ge=0, description="optimiser steps; 0: no GRPO")
+    groups: int = Field(default=8, ge=1, description="prompts a step")
+    num_generations: int = Field(default=4, ge=2, description="rollouts a prompt (G)")
+    micro_batch: int = Field(default=1, ge=1, description="rollouts a forward pass; 1 has no padding")
+    temperature: float = Field(default=1.0, gt=0, description="of the rollouts")
+    clip_low: float = Field(default=0.2, gt=0, lt=1, description="lower clip of the ratio")
+    clip_high: float = Field(default=0.28, gt=0, description="upper clip of the ratio")
+    beta: float = Field(default=0.0, ge=0, description="weight of the KL term; 0: no reference model")
+    resample_budget: int = Field(
+        default=2, ge=0, description="fresh prompts tried for each group without variance, at the most"
+    )
+    only_decidable: bool = Field(
+        default=True,
+        description="prompts are the (candidate, role) pairs that the teacher got right; false: all of them",
+    )
+    forward_share: Rate = Field(default=0.5, description="share of forward verifiers among the prompts")
+    slots: int = Field(default=64, ge=1, description="conversations decoded at once")
+    max_tokens: int = Field(default=160, ge=1, description="of a turn")
+    max_turns: int = Field(default=6, ge=3, description="model calls a rollout")
+    max_tool_calls: int = Field(default=3, ge=0, description="tool calls a rollout")
+    save_steps: int = Field(default=2, ge=1, description="steps between checkpoints")

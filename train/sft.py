@@ -1,0 +1,131 @@
+"""Supervised fine-tuning on selected trajectories (TRL SFTTrainer), loss on assistant tokens only.
+
+Inputs: `TrainingExample`s and a student; outputs: the trained model in a folder, metrics as JSONL. One tokenisation
+for training and serving: the student's chat template, whose generation markers give the loss mask.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from agents.protocol import wire_messages
+from agents.types import TrainingExample
+from tools.errors import DataError
+from train.callbacks import StepHook, last_checkpoint, trainer_callback
+from train.settings import SftConfig, StudentConfig
+from train.student import load_student, master_dtype, save_student, trainable
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+    from trl import SFTConfig as TrlConfig
+
+IGNORED = -100
+
+
+def tokenize(
+    examples: Sequence[TrainingExample], tokenizer: "PreTrainedTokenizerBase", max_length: int
+) -> tuple[list[dict[str, list[int]]], int]:
+    """Return rows of `input_ids` and `labels` (-100 on everything but assistant tokens), and how many were too long.
+
+    Rows over `max_length` tokens are left out whole: a trajectory without its verdict teaches nothing.
+
+    Raises:
+        DataError: a row has no supervised token (the template's markers are missing), naming the rows; or no row is left.
+    """
+    rows, empty, long = [], [], 0
+    for example in examples:
+        encoded = tokenizer.apply_chat_template(
+            wire_messages(example.messages), return_dict=True, return_assistant_tokens_mask=True
+        )
+        ids, mask = list(encoded["input_ids"]), encoded["assistant_masks"]
+        if not any(mask):
+            empty.append(example.trajectory_key)
+        elif len(ids) > max_length:
+            long += 1
+        else:
+            rows.append({"input_ids": ids, "labels": [t if m else IGNORED for t, m in zip(ids, mask, strict=True)]})
+    if empty:
+        raise DataError(
+            f"sft: {len(empty)} rows have no supervised token ({', '.join(empty[:3])}…): the chat template marks no "
+            "assistant text; give the student a template with {% generation %} markers"
+        )
+    if not rows:
+        raise DataError(f"sft: no row fits student.max_length={max_length} ({long} are longer); raise it")
+    return rows, long
+
+
+def train_sft(
+    examples: Sequence[TrainingExample],
+    *,
+    student: StudentConfig,
+    settings: SftConfig,
+    out: Path,
+    seed: int,
+    on_step: StepHook,
+) -> dict[str, float]:
+    """Fine-tune and save to `out / "model"`; resumes from the last checkpoint in `out`.
+
+    Args:
+        examples: what to learn.
+        student: the model, and the tokens of a row at most.
+        settings: learning rate, batch, steps, checkpoints.
+        out: folder of checkpoints, metrics and the model.
+        seed: order of rows.
+        on_step: called with (step, steps, metrics) after each optimiser step.
+
+    Returns:
+        `rows`, `tokens`, `supervised_tokens`, `too_long` and the mean `loss`.
+    """
+    from datasets import Dataset
+    from trl import SFTTrainer
+
+    model, tokenizer = load_student(student.model, master_dtype(student.dtype))
+    rows, long = tokenize(examples, tokenizer, student.max_length)
+    trainer = SFTTrainer(
+        model=trainable(model, student),
+        args=sft_arguments(settings, student.max_length, out, seed),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+        callbacks=[trainer_callback(out / "metrics.jsonl", on_step, prefix="sft")],
+    )
+    result = trainer.train(resume_from_checkpoint=last_checkpoint(out))
+    save_student(trainer.model, tokenizer, out / "model")  # pyright: ignore[reportArgumentType]
+    return {
+        "rows": len(rows),
+        "too_long": long,
+        "tokens": sum(len(r["input_ids"]) for r in rows),
+        "supervised_tokens": sum(t != IGNORED for r in rows for t in r["labels"]),
+        "loss": result.training_loss,
+    }
+
+
+def sft_arguments(settings: SftConfig, max_length: int, out: Path, seed: int) -> "TrlConfig":
+    """Return TRL's configuration. On a CPU nothing is autocast: TRL's default is bf16, which a CPU emulates."""
+    import torch
+    from trl import SFTConfig as TrlConfig
+
+    gpu = torch.cuda.is_available()
+    return TrlConfig(
+        output_dir=str(out),
+        learning_rate=settings.lr,
+        lr_scheduler_type=settings.schedule,
+        warmup_steps=settings.warmup_steps,
+        weight_decay=settings.weight_decay,
+        num_train_epochs=settings.epochs,
+        max_steps=settings.max_steps or -1,
+        per_device_train_batch_size=min(settings.micro_batch, settings.batch),
+        gradient_accumulation_steps=max(1, settings.batch // settings.micro_batch),
+        max_length=max_length,
+        save_strategy="steps",
+        save_steps=settings.save_steps,
+        save_total_limit=1,
+        logging_steps=1,
+        seed=seed,
+        data_seed=seed,
+        bf16=gpu,
+        gradient_checkpointing=gpu,
+        use_cpu=not gpu,
+        dataloader_pin_memory=gpu,
+        report_to=[],
+        disable_tqdm=True,
+    )
