@@ -315,8 +315,8 @@ class LocalSandbox(Sandbox):
                 raise SandboxError(f"a sandbox session did not start: {problem}")
             return process
         reason = "bubblewrap (bwrap) is not installed"
-        for binary in bwrap.binaries():
-            command = bwrap.isolated_command(binary, self.limits)
+        for binary in await asyncio.to_thread(bwrap.binaries):
+            command = await asyncio.to_thread(bwrap.isolated_command, binary, self.limits)
             process, problem = await self._try(command)
             if process is not None:
                 self._command = command
@@ -336,7 +336,7 @@ class LocalSandbox(Sandbox):
         """Start one process; return it, or None and the first line of what went wrong."""
         max_frame = CHUNK + 64 * self.limits.output_chars
         try:
-            process = _Process(command, max_frame)
+            process = await _spawned(command, max_frame)
         except OSError as exc:
             return None, str(exc)
         try:
@@ -353,3 +353,18 @@ class LocalSandbox(Sandbox):
             return process, ""
         await process.end()
         return None, problem.splitlines()[-1]
+
+
+async def _spawned(command: bwrap.Command, max_frame: int) -> _Process:
+    """Start a process in a thread, off the event loop; where the caller is cancelled meanwhile, it is ended.
+
+    Raises:
+        OSError: it cannot be started.
+    """
+    spawning = asyncio.ensure_future(asyncio.to_thread(_Process, command, max_frame))
+    try:
+        return await asyncio.shield(spawning)
+    except asyncio.CancelledError:
+        with contextlib.suppress(OSError):
+            await (await spawning).end()
+        raise
