@@ -1,4 +1,4 @@
-"""The offline stand-ins: a scripted solver and a scripted teacher behind the chat interface. Neither is a language model.
+"""The offline stand-ins: scripted solver and scripted teacher behind the chat interface. Neither is a language model.
 
 The solver writes step-by-step solutions with the mistakes that people make; it may use a generator's worked solution,
 since it stands in for a model that can solve. The teacher audits arithmetic: it reads problem and solution out of the
@@ -173,7 +173,7 @@ def _is_observation(message: BaseMessage) -> bool:
 
 
 class Step(NamedTuple):
-    """A step of a worked solution. Earlier results stand in the expression as `r0`, `r1`, …"""
+    """A step of a worked solution. Earlier results stand in the expression as `r0`, `r1` and so on."""
 
     expression: str
 
@@ -321,8 +321,8 @@ class ScriptedSolver(ScriptedChat):
     """Writes step-by-step solutions, wrong at a set rate, as a sampled language model is: unevenly.
 
     Each problem has its own error rate (Beta-distributed around `error_rate`) and its own favourite mistake, made in
-    `correlation` of the wrong attempts, so that majority votes can be wrong. Which sample it is stands at the end of the
-    session's name (`…:3`); without one, the n-th call for a problem is sample n.
+    `correlation` of the wrong attempts, so that majority votes can be wrong. A session's name ends
+    with the sample's number (`…:3`); without one, the n-th call for a problem is sample n.
     """
 
     model_id: str = "scripted-solver"

@@ -115,6 +115,14 @@ async def harvest(
     return work.report
 
 
+def distinct(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Return the first candidate of each text: a solution sampled twice is verified once."""
+    first: dict[str, Candidate] = {}
+    for candidate in candidates:
+        first.setdefault(candidate.text.strip(), candidate)
+    return list(first.values())
+
+
 def _raise_first(group: BaseExceptionGroup) -> NoReturn:
     """Raise the first error that has a line for the user, else the group as it is."""
     ours, others = group.split(RetortError)
@@ -194,7 +202,7 @@ class Harvest:
 
     async def _verify_all(self, task: Task, candidates: list[Candidate]) -> None:
         dropped = bool(self.store.dropped(task.id))
-        rollouts = [] if dropped else engine.rollouts_of(task, candidates, self.context.n)
+        rollouts = [] if dropped else engine.rollouts_of(task, distinct(candidates), self.context.n)
         missing = [r for r in rollouts if self._key(r) not in self.done]
         self._count(tasks=1, trivial=int(dropped), held=len(rollouts) - len(missing))
         self.progress.expect(len(missing) - self.cfg.solver.k * len(ROLES) * self.context.n)

@@ -109,8 +109,9 @@ class Run:
             self._keep(name, entry)
 
     def done(self, name: str) -> bool:
-        """Whether a stage has been finished, in this sitting or before."""
-        return bool(self.stages.get(name, {}).get("done"))
+        """Whether a stage has been finished, in this sitting or before; one with failures to try again has not."""
+        entry = self.stages.get(name, {})
+        return bool(entry.get("done")) and not entry.get("retry")
 
     @property
     def wall_s(self) -> dict[str, float]:
@@ -145,7 +146,9 @@ class Run:
         if self.done("harvest"):
             return
         with self.stage("harvest") as entry, Progress("harvest", 0, "trajectories") as progress:
-            entry["report"] = run_async(self._harvest(progress)).model_dump()
+            report = run_async(self._harvest(progress))
+            entry["report"] = report.model_dump()
+            entry["retry"] = bool(report.failed or report.unsampled)
 
     async def _harvest(self, progress: Progress) -> Any:
         async with open_tools(self.cfg.sandbox) as tools:
@@ -156,7 +159,7 @@ class Run:
             )
 
     async def _sample_held_out(self, **kinds: Any) -> None:
-        """Sample and label the candidates of the held-out problems; nobody verifies them but the models to be measured."""
+        """Sample and label the candidates of the held-out problems; only the models to be measured verify them."""
         context = teacher_context(self.cfg, **kinds).model_copy(update={"k": self.cfg.eval.k})
         self.store.add_tasks(self.parts["eval"])
         for task in self.parts["eval"]:
@@ -193,8 +196,8 @@ class Run:
         if not selected.rows:
             raise NothingAcceptedError(
                 f"nothing of {selected.funnel.stages[0].total} trajectories was accepted: most fell at "
-                f"{selected.funnel.worst or 'the harvest itself'}; use a stronger teacher (teacher.model, teacher.base_url), "
-                "teacher.style=full, or more problems (tasks.n_harvest)"
+                f"{selected.funnel.worst or 'the harvest itself'}; use a stronger teacher (teacher.model, "
+                "teacher.base_url), teacher.style=full, or more problems (tasks.n_harvest)"
             )
         return selected
 
@@ -321,7 +324,7 @@ class Run:
                     )
 
             run_async(work())
-        del student, policy
+        del student
         gc.collect()
 
     def best_of_n_pools(self, rows: Sequence[VerdictRow]) -> Any:

@@ -16,7 +16,7 @@ class ToolCall(BaseModel):
 
 
 class ToolResult(BaseModel):
-    """What a tool gave back: `content` is what the model sees, `ok` is False when the tool refused or its code raised."""
+    """What a tool gave back: `content` is what the model sees, `ok` is False when it refused or its code raised."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

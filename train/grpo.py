@@ -1,4 +1,4 @@
-"""GRPO on the verifier graph (TRL GRPOTrainer), as AgentV-RL: reward ±1, clip 0.2/0.28, both roles mixed, dynamic sampling.
+"""GRPO on the verifier graph (TRL), as AgentV-RL: reward ±1, clip 0.2/0.28, both roles mixed, dynamic sampling.
 
 Inputs: a pool of prompts (problem, solution, role, label) and the model that SFT made; outputs: the trained model in a
 folder, metrics as JSONL. The rollouts run the graph that harvested the data and that serves the model.
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def mix_roles(prompts: Sequence[Prompt], forward_share: float) -> list[Prompt]:
-    """Return the prompts interleaved so that every stretch holds both roles in the given share; what is over is left out.
+    """Return the prompts, both roles interleaved in the given share all along; what is over is left out.
 
     Raises:
         DataError: one of the roles that the share asks for has no prompt.

@@ -30,7 +30,7 @@ def tokenize(
     Rows over `max_length` tokens are left out whole: a trajectory without its verdict teaches nothing.
 
     Raises:
-        DataError: a row has no supervised token (the template's markers are missing), naming the rows; or no row is left.
+        DataError: rows without a supervised token (the template has no markers), by name; or no row is left.
     """
     rows, empty, long = [], [], 0
     for example in examples:

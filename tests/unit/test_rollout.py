@@ -45,7 +45,7 @@ def outage() -> Trajectory:
 
 
 def test_row_masks_what_the_environment_wrote():
-    """Turn 1: prompt 1 2, reply 3 END; environment 7 8; reply 4 END. Mask 1 1 0 0 1 1, logprobs 0 on the environment."""
+    """Prompt 1 2, reply 3 END; environment 7 8; reply 4 END: mask 1 1 0 0 1 1, logprobs 0 on the environment."""
     row = to_row(trajectory(True, (turn([1, 2], [3, END]), turn([1, 2, 3, END, 7, 8], [4, END]))))
     assert row.prompt_ids == [1, 2]
     assert row.completion_ids == [3, END, 7, 8, 4, END]
@@ -70,7 +70,7 @@ def test_live_groups_come_first_and_in_order():
 
 
 def test_metrics_by_hand():
-    """Label true: 1 of 2 right (TPR 0.5). Label false: 2 of 2 right (TNR 1). Balanced 0.75; one of two groups is dead."""
+    """Label true: 1 of 2 right, TPR 0.5. Label false: 2 of 2 right, TNR 1. Balanced 0.75; one of two groups is dead."""
     right = Prompt("a", "p", "s", "forward_verifier", True)
     wrong = Prompt("b", "p", "s", "backward_verifier", False)
     call = turn([1], [2], tool_calls=(ToolCall(name="python", arguments={}),))
