@@ -25,8 +25,9 @@ import torch
 from transformers import PreTrainedModel
 
 from agents.kv import KVStore
+from agents.openmp import release_threads
 from agents.packed import Chunk, DecodingMode, build_layout
-from agents.sampling import choose, top
+from agents.sampling import choose, scale, top
 from tools.errors import ModelError
 
 WORTH_WAITING = 16  # tokens of prefix being encoded right now for which a request waits instead of encoding them too
@@ -198,7 +199,10 @@ class Engine:
         return await asyncio.wrap_future(self.submit(request))
 
     def submit(self, request: Request) -> Future[Completion]:
-        """Queue one request from any thread; the same errors as `generate`."""
+        """Queue one request from any thread; the same errors as `generate`.
+
+        The thread that wakes the worker lets go of its OpenMP threads: it is expected to wait, not to compute.
+        """
         room = min(request.max_tokens, self.max_context - len(request.prompt))
         if not request.prompt or room < 1:
             raise ModelError(
@@ -213,9 +217,11 @@ class Engine:
             if twin is not None:
                 twin.waiting.append(future)
                 self.stats.shared_requests += 1
-            else:
-                self._queue.append(_Row(request, room, self._noise(request), [future]))
-                self._wake.notify_all()
+                return future
+            if not self._rows():
+                release_threads()
+            self._queue.append(_Row(request, room, self._noise(request), [future]))
+            self._wake.notify_all()
         return future
 
     def _twin(self, request: Request) -> _Row | None:
@@ -237,6 +243,8 @@ class Engine:
         """Run until closed. This is the worker's boundary: whatever fails here fails the requests, not the thread."""
         while True:
             with self._wake:
+                if not self._rows():
+                    release_threads()
                 self._wake.wait_for(lambda: not self._running or self._rows())
                 if not self._running:
                     return
@@ -340,14 +348,15 @@ class Engine:
         device = logits_RV.device
         temperature_R = torch.tensor([row.request.temperature for row in rows], device=device)
         uniform_R = torch.tensor([row.noise.random() for row in rows], dtype=torch.float64, device=device)
-        token_R, logp_R, logp_RV = choose(logits_RV, temperature_R, uniform_R)
+        scaled_RV = scale(logits_RV, temperature_R)
+        token_R, logp_R, norm_R = choose(scaled_RV, temperature_R == 0, uniform_R)
         self.stats.sampled_tokens += len(rows)
         for i, (slot, token, logp) in enumerate(zip(slots, token_R.tolist(), logp_R.tolist(), strict=True)):
             row = rows[i]
             row.tokens.append(token)
             row.logprobs.append(logp)
             if row.request.top_logprobs:
-                row.tops.append(top(logp_RV[i], row.request.top_logprobs))
+                row.tops.append(top(scaled_RV[i] - norm_R[i], row.request.top_logprobs))
             if row.finish_reason is None:
                 slot.ids.append(token)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from transformers import TrainerCallback
+    from transformers import Trainer, TrainerCallback
 
 StepHook = Callable[[int, int, dict[str, float]], None]
 WHOLE = "trainer_state.json"  # the trainer writes it last
@@ -35,6 +35,13 @@ def keep_metrics_up_to(path: Path, step: int) -> None:
     if path.exists():
         rows = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
         path.write_text("".join(json.dumps(r) + "\n" for r in rows if r["step"] <= step))
+
+
+def be_quiet(trainer: "Trainer") -> None:
+    """Take away the trainer's own printing: stdout is for results."""
+    from transformers import PrinterCallback
+
+    trainer.remove_callback(PrinterCallback)
 
 
 def trainer_callback(path: Path, on_step: StepHook, prefix: str) -> "TrainerCallback":

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from agents.types import ROLES
 from tools.base import Tool
 from tools.errors import DataError
-from train.callbacks import StepHook, last_checkpoint, trainer_callback
+from train.callbacks import StepHook, be_quiet, last_checkpoint, trainer_callback
 from train.rewards import REWARDS
 from train.rollout import Prompt, VerifierContext, VerifierRollouts
 from train.settings import GrpoConfig, StudentConfig
@@ -104,6 +104,7 @@ def train_grpo(
             ),
             callbacks=[trainer_callback(out / "metrics.jsonl", on_step, prefix="grpo")],
         )
+        be_quiet(trainer)
         trainer.train(resume_from_checkpoint=last_checkpoint(out))
     save_student(trainer.model, tokenizer, out / "model")  # pyright: ignore[reportArgumentType]
     return {"prompts": len(mixed), "steps": settings.steps}

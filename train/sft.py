@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from agents.protocol import wire_messages
 from agents.types import TrainingExample
 from tools.errors import DataError
-from train.callbacks import StepHook, last_checkpoint, trainer_callback
+from train.callbacks import StepHook, be_quiet, last_checkpoint, trainer_callback
 from train.settings import SftConfig, StudentConfig
 from train.student import load_student, master_dtype, save_student, trainable
 
@@ -88,6 +88,7 @@ def train_sft(
         processing_class=tokenizer,
         callbacks=[trainer_callback(out / "metrics.jsonl", on_step, prefix="sft")],
     )
+    be_quiet(trainer)
     result = trainer.train(resume_from_checkpoint=last_checkpoint(out))
     save_student(trainer.model, tokenizer, out / "model")  # pyright: ignore[reportArgumentType]
     return {

@@ -12,7 +12,7 @@ from transformers import LlamaForCausalLM
 
 from agents.engine import Completion, Engine, Request, common_prefix
 from agents.packed import Chunk, build_layout
-from agents.sampling import choose, top
+from agents.sampling import choose, scale, top
 from tests.unit.tiny import tiny_model
 from tools.errors import ModelError
 
@@ -278,19 +278,20 @@ def test_choose_walks_the_cumulative_distribution() -> None:
     logits = torch.full((4, 600), -200.0)
     logits[:, [10, 300, 599]] = torch.tensor([0.5, 0.25, 0.25]).log()
     uniform = torch.tensor([0.0, 0.6, 1 - 2**-53, 0.6], dtype=torch.float64)
-    tokens, logp, _ = choose(logits, torch.tensor([1.0, 1.0, 1.0, 0.0]), uniform)
+    tokens, logp, _ = choose(logits, torch.tensor([False, False, False, True]), uniform)
     assert tokens.tolist() == [10, 300, 599, 10]
     assert logp.exp().tolist() == pytest.approx([0.5, 0.25, 0.25, 0.5])
 
 
-def test_choose_by_temperature_and_layout() -> None:
-    logits = torch.tensor([[0.0, 2.0, 1.0], [3.0, 0.0, 0.0]])
-    column_major = logits.t().contiguous().t()
-    for form in (logits, column_major):
-        tokens, logp, _ = choose(form, torch.tensor([2.0, 0.0]), torch.tensor([0.999, 0.5], dtype=torch.float64))
-        expected = [torch.tensor([0.0, 1.0, 0.5]).log_softmax(-1)[2].item(), logits[1].log_softmax(-1)[0].item()]
-        assert tokens.tolist() == [2, 0]
-        assert logp.tolist() == pytest.approx(expected, abs=1e-5)
+def test_scaled_logits_give_the_tempered_distribution() -> None:
+    logits, temperature = torch.tensor([[0.0, 2.0, 1.0], [3.0, 0.0, 0.0]]), torch.tensor([2.0, 0.0])
+    scaled = scale(logits, temperature)
+    assert scaled.tolist() == [[0.0, 1.0, 0.5], [3.0, 0.0, 0.0]]
+    tokens, logp, norm = choose(scaled, temperature == 0, torch.tensor([0.999, 0.5], dtype=torch.float64))
+    assert tokens.tolist() == [2, 0]
+    assert (scaled - norm[:, None]).exp().sum(-1).tolist() == pytest.approx([1.0, 1.0])
+    expected = [torch.tensor([0.0, 1.0, 0.5]).log_softmax(-1)[2].item(), logits[1].log_softmax(-1)[0].item()]
+    assert logp.tolist() == pytest.approx(expected, abs=1e-5)
 
 
 def test_top_is_bounded_by_the_vocabulary() -> None:

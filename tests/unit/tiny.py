@@ -6,6 +6,7 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+torch.set_num_threads(1)  # tiny operations gain nothing from more, and wait for them on a busy machine
 TEMPLATE = (Path(__file__).parents[2] / "train" / "templates" / "chatml.jinja").read_text()
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 _TEXT = [
