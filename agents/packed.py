@@ -12,6 +12,7 @@ as its owner (a trainer) left it.
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import MethodType
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from tools.errors import ModelError
 
 IMPLEMENTATION = "retort_packed"
+SKINNY = 96  # rows of a forward up to which the transposed product is faster
 CPU_RUN = 8  # slots of one decoding attention on a CPU: short, so that few lengths share one maximum
 CPU_GAP = 2  # slots that may lie idle inside such a run
 
@@ -198,6 +200,22 @@ def packed_attention(
 AttentionInterface.register(IMPLEMENTATION, packed_attention)
 
 
+def skinny_linear(self: torch.nn.Linear, x: torch.Tensor) -> torch.Tensor:
+    """Return x W^T as (W x^T)^T where x has few rows: MKL is up to twice as fast that way (32 rows, 2 cores).
+
+    Args:
+        self: a linear layer without bias on the CPU.
+        x: (..., in).
+
+    Returns:
+        (..., out).
+    """
+    rows = x.reshape(-1, x.shape[-1])
+    if len(rows) > SKINNY:
+        return torch.nn.functional.linear(x, self.weight)
+    return (self.weight @ rows.T).T.reshape(*x.shape[:-1], -1)
+
+
 class DecodingMode:
     """Puts a model into packed decoding and back: its attention, eval mode, no gradients."""
 
@@ -213,6 +231,8 @@ class DecodingMode:
             raise ModelError(f"the engine decodes full attention only; {type(model).__name__} has {sorted(kinds)}")
         self.config = model.config
         self.modules = list(model.modules())
+        on_cpu = model.device.type == "cpu"
+        self.linears = [m for m in self.modules if type(m) is torch.nn.Linear and m.bias is None and on_cpu]
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
@@ -223,9 +243,13 @@ class DecodingMode:
             self.config._attn_implementation = IMPLEMENTATION
             for module in training:
                 module.training = False
+            for linear in self.linears:
+                linear.forward = MethodType(skinny_linear, linear)
             with torch.no_grad():
                 yield
         finally:
             self.config._attn_implementation = held
+            for linear in self.linears:
+                del linear.forward
             for module in training:
                 module.training = True

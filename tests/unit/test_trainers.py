@@ -112,7 +112,7 @@ def grpo_trainer(lm: LlamaForCausalLM) -> DirectGRPOTrainer:
     trainer = object.__new__(DirectGRPOTrainer)
     trainer.args = SimpleNamespace(temperature=0.7)  # pyright: ignore[reportAttributeAccessIssue]
     trainer.temperature = 0.7
-    trainer.accelerator = SimpleNamespace(autocast=lambda: torch.autocast("cpu", enabled=False))  # pyright: ignore[reportAttributeAccessIssue]
+    trainer.accelerator = SimpleNamespace(is_main_process=False, autocast=lambda: torch.autocast("cpu", enabled=False))  # pyright: ignore[reportAttributeAccessIssue]
     return trainer
 
 

@@ -1,0 +1,113 @@
+"""The exported model behind a real vLLM server: through the openai client, and as the chat model of a graph."""
+
+import importlib.util
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import openai
+import pytest
+
+from agents.chat import EndpointChat, open_chat
+from agents.types import StopReason
+from graphs.state import VerifierContext
+from graphs.verifier import build_verifier
+from tests.conftest import missing
+from tests.integration.conftest import Outcome, run_cli
+
+pytestmark = [pytest.mark.integration, pytest.mark.vllm]
+
+READY_SECONDS = 400.0
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def server(tiny_run: Outcome, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Serve the model that the tiny run made."""
+    if importlib.util.find_spec("vllm") is None:
+        missing("vllm is not installed: make setup-serve")
+    port, log = free_port(), tmp_path_factory.mktemp("vllm") / "log"
+    options = ("--served-model-name", "student", "--enforce-eager", "--max-model-len", "1024")
+    quiet = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [
+                *(
+                    sys.executable,
+                    "-m",
+                    "vllm.entrypoints.openai.api_server",
+                    "--model",
+                    str(tiny_run.folder / "model"),
+                ),
+                *(*options, "--generation-config", "vllm", "--host", "127.0.0.1", "--port", str(port)),
+            ],
+            env={**os.environ, **quiet},
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        wait_ready(f"http://127.0.0.1:{port}", process, log)
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def wait_ready(url: str, process: subprocess.Popen, log: Path) -> None:
+    end = time.monotonic() + READY_SECONDS
+    while time.monotonic() < end and process.poll() is None:
+        try:
+            with urllib.request.urlopen(f"{url}/health", timeout=2):
+                return
+        except (urllib.error.URLError, TimeoutError, ConnectionError):
+            time.sleep(1)
+    pytest.fail(f"vLLM did not get ready:\n{log.read_text()[-3000:]}")
+
+
+def test_the_model_answers_through_the_openai_client(server: str):
+    client = openai.OpenAI(base_url=server, api_key="EMPTY")
+    reply = client.chat.completions.create(
+        model="student", messages=[{"role": "user", "content": "Hello"}], max_tokens=8, temperature=0
+    )
+    assert reply.usage is not None and reply.usage.completion_tokens > 0
+
+
+async def test_ids_and_logprobs_are_exact(server: str):
+    chat = open_chat("student", server)
+    assert isinstance(chat, EndpointChat)
+    reply = await chat.ainvoke("Say hello.", session="s", max_tokens=6, temperature=0.0, top_logprobs=5)
+    meta = reply.response_metadata
+    assert meta["prompt_token_ids"][0] == 1  # <|im_start|>: our template, no system message put in
+    assert len(meta["token_ids"]) == len(meta["logprobs"]) == len(meta["top_logprobs"]) <= 6
+    assert all(logprob <= 0 for logprob in meta["logprobs"])
+
+
+async def test_a_graph_runs_on_the_server(server: str):
+    out = await build_verifier().ainvoke(
+        {"problem": "Calculate 12 + 30.", "solution": "12 + 30 = 42\nA: 42", "role": "forward_verifier"},
+        context=VerifierContext(model="student", base_url=server, max_tokens=32, max_trajectory_tokens=900),
+    )
+    trajectory = out["trajectory"]
+    assert trajectory.stop_reason is not StopReason.ERROR, trajectory.error
+    assert trajectory.turns[0].prompt_ids and trajectory.turns[0].completion_ids
+
+
+def test_a_bad_teacher_is_typed_failures_and_exit_code_3(server: str, tmp_path: Path):
+    sets = ("tasks.n_harvest=2", "tasks.n_grpo=2", "tasks.n_eval=1", "solver.k=4", "eval.k=2")
+    teacher = ("teacher.model=student", f"teacher.base_url={server}", "teacher.max_tokens=24")
+    done = run_cli("name=bad", f"out={tmp_path}", *sets, *teacher, "tasks.families={chain_sum: 1}")
+    assert done.returncode == 3, done.stderr
+    assert "nothing of" in done.stderr and "Traceback" not in done.stderr
