@@ -5,7 +5,6 @@ trajectories (the teacher's and those of the evaluation) are in the store; train
 """
 
 import asyncio
-import gc
 import json
 import resource
 import shutil
@@ -217,7 +216,7 @@ class Run:
                     seed=self.cfg.seed,
                     on_step=progress.at,
                 )
-            self._drop_checkpoints(out)
+            self._clean_up(out)
         return out / "model"
 
     def grpo(self, start: Path) -> Path:
@@ -250,7 +249,7 @@ class Run:
                     seed=self.cfg.seed,
                     on_step=progress.at,
                 )
-            self._drop_checkpoints(out)
+            self._clean_up(out)
         return out / "model"
 
     def _verifier_context(self, limits: Any) -> VerifierContext:
@@ -264,7 +263,11 @@ class Run:
             top_logprobs=self.cfg.teacher.top_logprobs or None,
         )
 
-    def _drop_checkpoints(self, out: Path) -> None:
+    def _clean_up(self, out: Path) -> None:
+        """Remove the checkpoints of a finished training, and give its memory back."""
+        from train.trainers import return_freed_memory
+
+        return_freed_memory()
         for folder in out.glob("checkpoint-*"):
             shutil.rmtree(folder)
 
@@ -298,6 +301,7 @@ class Run:
     def _review(self, name: str, model: str, context: BidirectionalContext, progress: Progress) -> None:
         from agents.local import LocalPolicy
         from train.student import load_student
+        from train.trainers import return_freed_memory
 
         held = self._reviews(name)
         for _ in range(sum(len(roles) == len(ROLES) for roles in held.values())):
@@ -319,13 +323,13 @@ class Run:
                         context.model_copy(update={"chat": policy.chat, "tools": tools, "model": name}),
                         held=held,
                         record=self.store.add_trajectory,
-                        width=self.cfg.eval.batch,
+                        width=max(1, self.cfg.eval.batch // len(ROLES)),  # each candidate is two conversations
                         advance=progress.advance,
                     )
 
             run_async(work())
         del student
-        gc.collect()
+        return_freed_memory()
 
     def best_of_n_pools(self, rows: Sequence[VerdictRow]) -> Any:
         """Return the held-out candidates with the verdicts of `rows`, by problem."""

@@ -43,8 +43,8 @@ class TasksConfig(Section):
         description="weights of the reasoning_gym families",
     )
     difficulty: float = Field(default=1.0, gt=0, description="of generated problems; 1 is easy")
-    n_harvest: int = Field(default=64, ge=1, description="problems that the teacher harvests")
-    n_grpo: int = Field(default=64, ge=0, description="problems for GRPO, disjoint from the others")
+    n_harvest: int = Field(default=80, ge=1, description="problems that the teacher harvests")
+    n_grpo: int = Field(default=40, ge=0, description="problems for GRPO, disjoint from the others")
     n_eval: int = Field(default=26, ge=1, description="held-out problems, disjoint from the others")
     limit: int | None = Field(
         default=None, ge=1, description="read no more than this many problems of a file; null: all"
@@ -130,9 +130,9 @@ class EvalConfig(Section):
     """Evaluation on the held-out problems."""
 
     k: int = Field(default=8, ge=1, description="candidates a problem (Best-of-k)")
-    batch: int = Field(default=64, ge=1, description="rollouts at once")
+    batch: int = Field(default=64, ge=1, description="conversations decoded at once")
     temperature: float = Field(default=0.0, ge=0, description="of the verifiers")
-    max_tokens: int = Field(default=160, ge=1, description="of a turn")
+    max_tokens: int = Field(default=128, ge=1, description="of a turn")
     max_turns: int = Field(default=6, ge=3, description="model calls a rollout")
     max_tool_calls: int = Field(default=3, ge=0, description="tool calls a rollout")
     aggregation: Literal["weighted", "mean", "min", "product"] = Field(

@@ -7,6 +7,7 @@ are cut. On a GPU everything is TRL's own.
 """
 
 import ctypes
+import gc
 import sys
 from typing import Any
 
@@ -23,6 +24,16 @@ def keep_freed_memory() -> None:
     if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)) is not None:
         for option, value in ((_MMAP_THRESHOLD, 1 << 30), (_TRIM_THRESHOLD, 2**31 - 1), (_TOP_PAD, 1 << 28)):
             mallopt(option, value)
+
+
+def return_freed_memory() -> None:
+    """Undo `keep_freed_memory`: give free pages back to the system, and let large tensors be mapped again."""
+    gc.collect()
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if libc is not None and hasattr(libc, "malloc_trim"):
+        for option, value in ((_MMAP_THRESHOLD, 1 << 17), (_TRIM_THRESHOLD, 1 << 17), (_TOP_PAD, 1 << 17)):
+            libc.mallopt(option, value)
+        libc.malloc_trim(0)
 
 
 def scored_logits(
