@@ -96,12 +96,13 @@ def equation_in_one_unknown(question: str) -> Unknown | None:
     match = _UNKNOWN.search(question.strip().rsplit(":", 1)[-1])
     if not match:
         return None
-    lhs, rhs = (side.strip() for side in match.groups())
+    lhs, rhs = match[1].strip(), match[2].strip()
     names = set(re.findall(r"[a-zA-Z]+", lhs + " " + rhs))
     if len(names) != 1 or len(name := names.pop()) != 1:
         return None
     try:
-        evaluate(lhs, **{name: Fraction(1)}), evaluate(rhs, **{name: Fraction(1)})
+        for side in (lhs, rhs):
+            evaluate(side, **{name: Fraction(1)})
     except ValueError:
         return None
     return Unknown(name, lhs, rhs)

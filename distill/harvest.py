@@ -111,7 +111,7 @@ async def harvest(
                 await work.window.acquire()
                 group.create_task(work.one(task))
     except BaseExceptionGroup as group:
-        _raise_first(group)
+        raise_first(group)
     return work.report
 
 
@@ -123,7 +123,7 @@ def distinct(candidates: Sequence[Candidate]) -> list[Candidate]:
     return list(first.values())
 
 
-def _raise_first(group: BaseExceptionGroup) -> NoReturn:
+def raise_first(group: BaseExceptionGroup) -> NoReturn:
     """Raise the first error that has a line for the user, else the group as it is."""
     ours, others = group.split(RetortError)
     while isinstance(ours, BaseExceptionGroup):

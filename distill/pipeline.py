@@ -19,7 +19,7 @@ from agents.chat import open_chat
 from agents.scripted import ScriptedSolver
 from agents.types import ROLES, Task
 from distill import tasks as sources
-from distill.harvest import harvest, teacher_context
+from distill.harvest import harvest, raise_first, teacher_context
 from distill.progress import Progress
 from distill.sections import RunConfig, SandboxConfig
 from distill.select import Selected, select, to_examples
@@ -30,13 +30,11 @@ from eval.results import HeldOut, Stage, VerdictRow, held_out
 from graphs import teacher as engine
 from graphs.state import BidirectionalContext, VerifierContext
 from tools.base import Tool
-from tools.errors import DataError, ModelError, NothingAcceptedError, RetortError
+from tools.errors import DataError, ModelError, NothingAcceptedError
 from tools.python import PythonTool
 from tools.sandbox.base import SandboxLimits
 from tools.sandbox.local import LocalSandbox
 from tools.sandbox.pool import SessionPool
-
-PARTS = ("harvest", "grpo", "eval")
 
 
 @asynccontextmanager
@@ -55,10 +53,7 @@ def run_async(work: Any) -> Any:
     try:
         return asyncio.run(work)
     except BaseExceptionGroup as group:
-        ours, others = group.split(RetortError)
-        while isinstance(ours, BaseExceptionGroup):
-            ours = ours.exceptions[0]
-        raise group if others is not None or ours is None else ours from None
+        raise_first(group)
 
 
 def load_parts(cfg: RunConfig) -> dict[str, list[Task]]:
@@ -68,7 +63,7 @@ def load_parts(cfg: RunConfig) -> dict[str, list[Task]]:
         ConfigError, DataError: see `distill.tasks.load_tasks`.
     """
     t = cfg.tasks
-    sizes = dict(zip(PARTS, (t.n_harvest, t.n_grpo, t.n_eval), strict=True))
+    sizes: dict[str, int] = {"harvest": t.n_harvest, "grpo": t.n_grpo, "eval": t.n_eval}
     wanted = min(sum(sizes.values()), t.limit or sum(sizes.values()))
     found = sources.load_tasks(t.source, wanted, cfg.seed, dict(t.families), t.difficulty)
     return sources.split_tasks(found, sizes)
@@ -115,7 +110,7 @@ class Run:
     @property
     def wall_s(self) -> dict[str, float]:
         """Seconds by phase, the three evaluations together, and in all."""
-        out = dict.fromkeys(("harvest", "select", "sft", "grpo", "eval"), 0.0)
+        out: dict[str, float] = dict.fromkeys(("harvest", "select", "sft", "grpo", "eval"), 0.0)
         for name, entry in self.stages.items():
             out[name.partition("/")[0]] += entry.get("wall_s", 0.0)
         return out | {"total": sum(out.values())}

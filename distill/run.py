@@ -106,7 +106,7 @@ def distil(run: "Run") -> "Results":
     from distill.pipeline import publish
     from eval.best_of_n import best_of_n
     from eval.report import write_report
-    from eval.results import Results
+    from eval.results import Results, Stage
     from train.student import student_path
 
     cfg = run.cfg
@@ -115,8 +115,11 @@ def distil(run: "Run") -> "Results":
     base = student_path(cfg.student.model)
     sft = run.sft(selected)
     final = run.grpo(sft)
+    models: dict[Stage, str] = {"base": base, "sft": str(sft)}
+    if final != sft:
+        models["grpo"] = str(final)
     measured, rows = {}, []
-    for stage, model in (("base", base), ("sft", str(sft)), *([("grpo", str(final))] if final != sft else [])):
+    for stage, model in models.items():
         measured[stage], rows = run.evaluate(stage, model)
     publish(run, final)
     results = Results(

@@ -1,6 +1,7 @@
 """What all tests share."""
 
 import os
+import socket
 
 import pytest
 
@@ -10,3 +11,10 @@ def missing(reason: str) -> None:
     if os.environ.get("CI"):
         pytest.fail(reason)
     pytest.skip(reason)
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]

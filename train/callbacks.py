@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tools.errors import DataError
+
 if TYPE_CHECKING:
     from transformers import Trainer, TrainerCallback
 
@@ -35,6 +37,19 @@ def keep_metrics_up_to(path: Path, step: int) -> None:
     if path.exists():
         rows = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
         path.write_text("".join(json.dumps(r) + "\n" for r in rows if r["step"] <= step))
+
+
+def need_disk(out: Path, parameters: int) -> None:
+    """Make sure that two checkpoints fit: weights and both moments of AdamW in float32.
+
+    Raises:
+        DataError: the disk is too full.
+    """
+    needed, free = 2 * 12 * parameters, shutil.disk_usage(out).free
+    if free < needed:
+        raise DataError(
+            f"{out}: checkpoints need {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; free space and run again"
+        )
 
 
 def be_quiet(trainer: "Trainer") -> None:

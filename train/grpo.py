@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 from agents.types import ROLES
 from tools.base import Tool
 from tools.errors import DataError
-from train.callbacks import StepHook, be_quiet, last_checkpoint, trainer_callback
+from train.callbacks import StepHook, be_quiet, last_checkpoint, need_disk, trainer_callback
 from train.rewards import REWARDS
 from train.rollout import Prompt, VerifierContext, VerifierRollouts
 from train.settings import GrpoConfig, StudentConfig
 from train.student import load_student, master_dtype, save_student, trainable
 
 if TYPE_CHECKING:
-    from trl import GRPOConfig
+    from trl.trainer.grpo_config import GRPOConfig
 
 
 def mix_roles(prompts: Sequence[Prompt], forward_share: float) -> list[Prompt]:
@@ -28,8 +28,10 @@ def mix_roles(prompts: Sequence[Prompt], forward_share: float) -> list[Prompt]:
     Raises:
         DataError: one of the roles that the share asks for has no prompt.
     """
-    shares = dict(zip(ROLES, (forward_share, 1 - forward_share), strict=True))
-    queues = {role: [p for p in prompts if p.role == role] for role in ROLES if shares[role] > 0}
+    shares: dict[str, float] = dict(zip(ROLES, (forward_share, 1 - forward_share), strict=True))
+    queues: dict[str, list[Prompt]] = {
+        role: [p for p in prompts if p.role == role] for role in ROLES if shares[role] > 0
+    }
     for role, queue in queues.items():
         if not queue:
             raise DataError(f"grpo: no prompt for {role}; harvest more problems, or set grpo.forward_share")
@@ -85,6 +87,7 @@ def train_grpo(
     if len(mixed) < settings.groups:
         raise DataError(f"grpo: {len(mixed)} prompts for {settings.groups} groups; harvest more, or lower grpo.groups")
     model, tokenizer = load_student(str(start), master_dtype(student.dtype))
+    need_disk(out, model.num_parameters())
     with LocalPolicy(
         model, tokenizer, model_id="policy", slots=settings.slots, max_context=student.max_length, seed=seed
     ) as policy:
@@ -101,7 +104,7 @@ def train_grpo(
                 open_tools,
                 reward=REWARDS["verdict"],
                 resample_budget=settings.resample_budget,
-                end_token=tokenizer.eos_token_id,
+                end_token=tokenizer.convert_tokens_to_ids(str(tokenizer.eos_token)),  # pyright: ignore[reportArgumentType]
                 seed=seed,
             ),
             callbacks=[trainer_callback(out / "metrics.jsonl", on_step, prefix="grpo")],
@@ -122,7 +125,7 @@ def given_reward(
 def grpo_arguments(settings: GrpoConfig, out: Path, seed: int) -> "GRPOConfig":
     """Return TRL's configuration: one generation batch an optimiser step, no reference model at beta 0."""
     import torch
-    from trl import GRPOConfig
+    from trl.trainer.grpo_config import GRPOConfig
 
     gpu = torch.cuda.is_available()
     rows = settings.groups * settings.num_generations

@@ -2,8 +2,8 @@
 
 Input: the keys of prompts (each already repeated `num_generations` times, as TRL gives them). Output: exact token ids,
 log-probabilities and `env_mask` (1 on tokens that the policy sampled, 0 on everything else) and the reward of each row.
-Groups whose rewards are all equal teach nothing: they are resampled from fresh prompts up to a budget, never copied,
-and what is still dead after that is left out of the update.
+Groups whose rewards are all equal teach nothing: fresh prompts, up to a budget, are rolled out along with the step's
+own and take the place of dead groups (nothing is copied); what is still dead after that is left out of the update.
 """
 
 import asyncio
@@ -54,7 +54,10 @@ class Group(NamedTuple):
 class Policy(Protocol):
     """The chat model of the weights in training."""
 
-    chat: BaseChatModel
+    @property
+    def chat(self) -> BaseChatModel:
+        """The chat model; a new one after `refresh`."""
+        ...
 
     def refresh(self) -> None:
         """Forget everything that was computed with older weights."""
@@ -145,9 +148,9 @@ class VerifierRollouts:
         budget = min(self.resample_budget * len(wanted), len(fresh))
         async with self.open_tools() as tools:
             context = self.context.model_copy(update={"chat": self.policy.chat, "tools": tools})
-            groups = await self._roll(wanted, size, context, step)
-            spent = 0
-            while (missing := len(wanted) - sum(is_live(g.rewards) for g in groups)) and spent < budget:
+            spent = min(budget, len(wanted))  # a wave of few conversations takes as long as one of many
+            groups = await self._roll([*wanted, *fresh[:spent]], size, context, step)
+            while (missing := len(wanted) - sum(is_live(g.rewards) for g in groups)) > 0 and spent < budget:
                 more = fresh[spent : spent + min(missing, budget - spent)]
                 groups += await self._roll(more, size, context, step)
                 spent += len(more)

@@ -41,7 +41,7 @@ class GrpoConfig(Section):
     """Reinforcement learning with group-relative advantages."""
 
     lr: float = Field(default=1e-5, gt=0, description="learning rate")
-    steps: int = Field(default=4, ge=0, description="optimiser steps; 0: no GRPO")
+    steps: int = Field(default=3, ge=0, description="optimiser steps; 0: no GRPO")
     groups: int = Field(default=6, ge=1, description="prompts a step")
     num_generations: int = Field(default=4, ge=2, description="rollouts a prompt (G)")
     micro_batch: int = Field(default=2, ge=1, description="rollouts a forward pass")
@@ -50,7 +50,7 @@ class GrpoConfig(Section):
     clip_high: float = Field(default=0.28, gt=0, description="upper clip of the ratio")
     beta: float = Field(default=0.0, ge=0, description="weight of the KL term; 0: no reference model")
     resample_budget: int = Field(
-        default=2, ge=0, description="fresh prompts tried for each group without variance, at the most"
+        default=1, ge=0, description="fresh prompts a group, at the most, to take the place of groups without variance"
     )
     only_decidable: bool = Field(
         default=True,

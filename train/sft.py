@@ -6,18 +6,18 @@ for training and serving: the student's chat template, whose generation markers 
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from agents.protocol import wire_messages
 from agents.types import TrainingExample
 from tools.errors import DataError
-from train.callbacks import StepHook, be_quiet, last_checkpoint, trainer_callback
+from train.callbacks import StepHook, be_quiet, last_checkpoint, need_disk, trainer_callback
 from train.settings import SftConfig, StudentConfig
 from train.student import load_student, master_dtype, save_student, trainable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-    from trl import SFTConfig as TrlConfig
+    from trl.trainer.sft_config import SFTConfig as TrlConfig
 
 IGNORED = -100
 
@@ -34,7 +34,7 @@ def tokenize(
     """
     rows, empty, long = [], [], 0
     for example in examples:
-        encoded = tokenizer.apply_chat_template(
+        encoded: Any = tokenizer.apply_chat_template(
             wire_messages(example.messages), return_dict=True, return_assistant_tokens_mask=True
         )
         ids, mask = list(encoded["input_ids"]), encoded["assistant_masks"]
@@ -83,6 +83,7 @@ def train_sft(
     keep_freed_memory()
     model, tokenizer = load_student(student.model, master_dtype(student.dtype))
     rows, long = tokenize(examples, tokenizer, student.max_length)
+    need_disk(out, model.num_parameters())
     trainer = DirectSFTTrainer(
         model=trainable(model, student),
         args=sft_arguments(settings, student.max_length, out, seed),
@@ -105,7 +106,7 @@ def train_sft(
 def sft_arguments(settings: SftConfig, max_length: int, out: Path, seed: int) -> "TrlConfig":
     """Return TRL's configuration. On a CPU nothing is autocast: TRL's default is bf16, which a CPU emulates."""
     import torch
-    from trl import SFTConfig as TrlConfig
+    from trl.trainer.sft_config import SFTConfig as TrlConfig
 
     gpu = torch.cuda.is_available()
     return TrlConfig(

@@ -12,7 +12,7 @@ import sys
 from contextlib import contextmanager
 from importlib import metadata, util
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tools.errors import ConfigError, DataError
 
@@ -63,7 +63,7 @@ def _convert(target: Path) -> None:
         loaded = AutoModelForCausalLM.from_pretrained(folder, gguf_file=GGUF)
         tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=GGUF)
     config = loaded.config
-    del config.quantization_config
+    delattr(config, "quantization_config")  # the copy is not quantised
     model = AutoModelForCausalLM.from_config(config)
     model.load_state_dict(loaded.state_dict())
     part = target.with_name(f"{target.name}.{os.getpid()}.part")
@@ -86,7 +86,7 @@ def with_template(tokenizer: "PreTrainedTokenizerBase") -> "PreTrainedTokenizerB
     Raises:
         ConfigError: the family is unknown: neither ChatML nor a template with markers.
     """
-    if re.search(r"{%-?\s*generation\b", tokenizer.chat_template or ""):
+    if re.search(r"{%-?\s*generation\b", str(tokenizer.chat_template)):
         return tokenizer
     ids = [tokenizer.convert_tokens_to_ids(t) for t in ("<|im_start|>", "<|im_end|>")]
     if tokenizer.unk_token_id in ids or None in ids:
@@ -115,7 +115,7 @@ def load_student(name: str, dtype: str = "auto") -> "tuple[PreTrainedModel, PreT
     path = student_path(name)
     try:
         with quiet():
-            model = AutoModelForCausalLM.from_pretrained(path, dtype=kind)
+            model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=kind)
             tokenizer = AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]

@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 from torch.nn.functional import cross_entropy, pad
-from trl import GRPOTrainer, SFTTrainer
+from trl.trainer.grpo_trainer import GRPOTrainer
+from trl.trainer.sft_trainer import SFTTrainer
 
 IGNORED = -100
 _MMAP_THRESHOLD, _TRIM_THRESHOLD, _TOP_PAD = -3, -1, -2  # of mallopt(3)

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from langgraph_sdk import get_sync_client
 from langgraph_sdk.client import SyncLangGraphClient
 
 from agents.types import Candidate, StopReason, Task, Trajectory, Verdict
+from tests.conftest import free_port
 
 pytestmark = pytest.mark.integration
 
@@ -25,13 +25,6 @@ READY_SECONDS = 90.0
 PROBLEM = "Calculate 12 + 30 - 5."
 RIGHT = "12 + 30 = 42\n42 - 5 = 37\nA: 37"
 WRONG = "12 + 30 = 42\n42 - 5 = 36\nA: 36"
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 def wait_ready(url: str, server: subprocess.Popen[bytes], log: Path) -> None:

@@ -3,7 +3,6 @@
 import importlib.util
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,18 +18,12 @@ from agents.chat import EndpointChat, open_chat
 from agents.types import StopReason
 from graphs.state import VerifierContext
 from graphs.verifier import build_verifier
-from tests.conftest import missing
+from tests.conftest import free_port, missing
 from tests.integration.conftest import Outcome, run_cli
 
 pytestmark = [pytest.mark.integration, pytest.mark.vllm]
 
 READY_SECONDS = 400.0
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 @pytest.fixture(scope="module")

@@ -1,13 +1,14 @@
 import pytest
 
+from agents.types import Role
 from tools.errors import DataError
 from train.grpo import mix_roles
 from train.rollout import Prompt
 
 
 def prompts(forward: int, backward: int) -> list[Prompt]:
-    kinds = ["forward_verifier"] * forward + ["backward_verifier"] * backward
-    return [Prompt(f"{i}", "p", "s", role, True) for i, role in enumerate(kinds)]
+    counts: dict[Role, int] = {"forward_verifier": forward, "backward_verifier": backward}
+    return [Prompt(f"{role}{i}", "p", "s", role, True) for role, n in counts.items() for i in range(n)]
 
 
 def test_every_stretch_holds_both_roles():

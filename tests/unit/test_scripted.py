@@ -3,7 +3,7 @@
 from collections import Counter
 
 import pytest
-from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 
 from agents import arithmetic
 from agents.roles import render
@@ -114,7 +114,7 @@ async def test_a_whole_review_and_its_error_rate():
         messages = render(
             "forward_verifier", "plan", "compact", problem=STORY, solution=f"14 - 8 = 6\n6 + {n} = {n + 6}\nA: {n + 6}"
         )
-        conversation = [HumanMessage(m.content) for m in messages]
+        conversation: list[BaseMessage] = [HumanMessage(m.content) for m in messages]
         teacher = ScriptedTeacher(error_rate=0.1)
         for prompt in ("validate", "<tool_response>\nTrue True True\n</tool_response>", "verdict"):
             conversation.append(AIMessage(str((await teacher.ainvoke(conversation)).content)))
