@@ -155,15 +155,18 @@ def _short(value: object) -> str:
 
 
 def _unknown(path: str) -> str:
-    """Say which keys are nearest, by the whole path and by the last name."""
+    """Say which keys are nearest: by name and by description, in the same section where there is one."""
+    section, _, name = path.rpartition(".")
+    keys = describe()
+    near = {k: d for k, d in keys.items() if k.rpartition(".")[0] == section} or keys
+    words = name.split("_")
 
     def nearness(key: str) -> float:
-        names = path.rsplit(".", 1)[-1], key.rsplit(".", 1)[-1]
-        return difflib.SequenceMatcher(None, path, key).ratio() + 2 * difflib.SequenceMatcher(None, *names).ratio()
+        described = sum(word in near[key] for word in words) / len(words)
+        return difflib.SequenceMatcher(None, name, key.rpartition(".")[2]).ratio() + described
 
-    keys = describe()
-    same = [key for key in keys if key.rsplit(".", 1)[-1] == path.rsplit(".", 1)[-1]]
-    return f"unknown key {path!r}; did you mean {' or '.join(same[:3] or [max(keys, key=nearness)])}?"
+    same = [key for key in keys if key.rpartition(".")[2] == name]
+    return f"unknown key {path!r}; did you mean {' or '.join(same[:3] or [max(near, key=nearness)])}?"
 
 
 def describe(model: type[BaseModel] = RunConfig, prefix: str = "") -> dict[str, str]:

@@ -142,7 +142,7 @@ def test_another_config_in_the_folder_is_refused(tiny_run: Outcome):
 @pytest.mark.parametrize(
     ("sets", "said"),
     [
-        (["sft.learning_rat=1"], "sft.lr"),
+        (["sft.bach=1"], "sft.batch"),
         (["sft.batch=many"], "sft.batch"),
         (["tasks.source=jsonl:/no/such/file.jsonl"], "/no/such/file.jsonl"),
         (["tasks.source=jsonl:{bad}"], "bad.jsonl:2"),
