@@ -141,18 +141,15 @@ def trainable(model: "PreTrainedModel", settings: "StudentConfig") -> "PreTraine
 
 
 def save_student(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", folder: Path) -> None:
-    """Save a model that loads with transformers and vLLM: bf16 weights, tokenizer, template, end and pad tokens."""
-    import torch
+    """Save a model that loads with transformers and vLLM: weights, tokenizer, template, end and pad tokens."""
     from peft import PeftModel
 
     if isinstance(model, PeftModel):
         model = model.merge_and_unload()  # pyright: ignore[reportCallIssue]
     model.config.eos_token_id = model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
-    state = {k: v.to(torch.bfloat16) for k, v in model.state_dict().items()}
-    model.config.dtype = torch.bfloat16
     with quiet():
-        model.save_pretrained(folder, state_dict=state)
+        model.save_pretrained(folder)  # in its own dtype: bf16 would round the small steps of GRPO away
     tokenizer.save_pretrained(folder)
 
 
