@@ -18,7 +18,7 @@ test: check unit integration
 check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/python -m pytest tests/unit/test_imports.py
 
 unit: setup
