@@ -177,6 +177,7 @@ def packed_attention(
     if packed_layout is None:
         raise ModelError(f"attention {IMPLEMENTATION!r} ran outside the engine: the model was used while it decodes")
     _, heads, count, dim = query.shape
+    query = query.contiguous()  # `skinny_linear` leaves heads strided, for which torch has the slow kernel only
     out = query.new_empty(count, heads, dim)
     kv = key.shape[1]
     query_N = query[0].transpose(0, 1)

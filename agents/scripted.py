@@ -8,6 +8,7 @@ label and no metadata, and it is wrong at a set rate.
 
 import random
 import re
+import string
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple
@@ -27,6 +28,8 @@ from tools.errors import ModelError
 
 _HEADING = re.compile(r"^# (Plan|Validate|Verdict) \((forward|backward)\)", re.MULTILINE)
 _EXCERPT = re.compile(r"Problem:\n(.*?)\n\nSolution:\n(.*?)\n\n# Plan \(", re.DOTALL)
+_OPERAND = re.compile(r"(?:(?<![\w.)])-)?\d+(?:\.\d+)?")
+DECIMALS = 2  # to which solutions round
 _ANSWER = re.compile(r"(?:\bA:|Answer:|answer is|####|\\boxed\{)\s*\$?\s*(-?[\d,]+(?:\.\d+)?)", re.IGNORECASE)
 
 
@@ -75,8 +78,8 @@ class ScriptedChat(BaseChatModel):
 class ScriptedTeacher(ScriptedChat):
     """Audits the arithmetic of a solution, forward or backward.
 
-    Forward asks whether each step holds and leads to the answer; backward puts the answer back into the problem where
-    that can be done (an expression, an equation), and else asks whether every quantity and every intermediate result
+    Forward works the steps out anew, each from the results before it, and compares; backward puts the answer back into
+    the problem where that can be done (an expression, an equation), and else asks whether every quantity of the problem
     is used. With probability `error_rate` a review reads its check the wrong way round.
     """
 
@@ -130,7 +133,7 @@ def audit(problem: str, solution: str, direction: str) -> Review:
     answer = answers[-1].replace(",", "").rstrip(".")
     steps = arithmetic.equations(solution)
     if direction == "forward":
-        return _audit_forward(steps, answer)
+        return _audit_forward(problem, steps, answer)
     if unknown := arithmetic.equation_in_one_unknown(problem):
         code = f"{unknown.name}={answer}; print({unknown.lhs}=={unknown.rhs})"
         return Review("put the answer into the equation", code)
@@ -139,24 +142,63 @@ def audit(problem: str, solution: str, direction: str) -> Review:
     return _audit_use(problem, steps, answer)
 
 
-def _audit_forward(steps: list[Equation], answer: str) -> Review:
+def _audit_forward(problem: str, steps: list[Equation], answer: str) -> Review:
+    """Work the steps out anew, each from the results before it, and compare with what the solution claims."""
     if not steps:
         return Review("look for steps that lead to the answer", "")
-    checks = [_check(step) for step in steps] + [f"{steps[-1].rhs}=={answer}"]
+    carried = carry(steps, arithmetic.numbers(problem))
+    pairs = zip(carried, steps, strict=True)
+    checks = [_check(f"({_name(i)}:={expression})", step.rhs) for i, (expression, step) in enumerate(pairs)]
+    checks.append(_check(_name(len(steps) - 1), answer))
     return Review(f"check {len(steps)} steps and the answer", f"print({', '.join(checks)})")
 
 
-def _check(step: Equation) -> str:
-    lhs = step.lhs.replace(" ", "")
-    return f"round({lhs}, 2)=={step.rhs}" if "." in step.lhs + step.rhs else f"{lhs}=={step.rhs}"
+def carry(steps: Sequence[Equation], givens: Sequence[str]) -> list[str]:
+    """Return the steps' expressions with results of earlier steps by name (`a` is the first).
+
+    A number that comes from nowhere (neither given nor a result) while an earlier result is used by no step stands for
+    that result: the latest such one is put in its place.
+    """
+    used = {n for step in steps for m in _OPERAND.findall(_bare(step.lhs)) for n in (m, m.lstrip("-"))}
+    idle = [i for i, step in enumerate(steps[:-1]) if step.rhs not in used]
+
+    def source(number: str, before: int) -> str | None:
+        results = [i for i in range(before) if steps[i].rhs == number]
+        return _name(results[-1]) if results else None
+
+    def replaced(match: re.Match[str], before: int) -> str:
+        number, size = match.group(), match.group().lstrip("-")
+        if name := source(number, before):
+            return name
+        if name := source(size, before):
+            return number.removesuffix(size) + name
+        orphans = [i for i in idle if i < before]
+        if size in givens or not orphans:
+            return number
+        idle.remove(orphans[-1])
+        return _name(orphans[-1])
+
+    return [_OPERAND.sub(lambda m, i=i: replaced(m, i), _bare(step.lhs)) for i, step in enumerate(steps)]
+
+
+def _name(i: int) -> str:
+    return string.ascii_lowercase[i] if i < len(string.ascii_lowercase) else f"r{i}"
+
+
+def _bare(expression: str) -> str:
+    return expression.replace(" ", "")
+
+
+def _check(value: str, claimed: str) -> str:
+    return f"round({value}, {DECIMALS})=={claimed}" if "." in claimed else f"{value}=={claimed}"
 
 
 def _audit_use(problem: str, steps: list[Equation], answer: str) -> Review:
     if not steps:
         return Review("look for steps behind the answer", "")
-    used = [n for step in steps for n in arithmetic.numbers(step.lhs)]
-    needed = arithmetic.numbers(problem) + [step.rhs.lstrip("-") for step in steps[:-1]]
-    code = f"u=[{', '.join(used)}]; print(all(x in u for x in [{', '.join(needed)}]), {steps[-1].rhs}=={answer})"
+    given = ", ".join(dict.fromkeys(arithmetic.numbers(problem)))
+    used = ", ".join(dict.fromkeys(n for step in steps for n in arithmetic.numbers(step.lhs)))
+    code = f"p={{{given}}}; u={{{used}}}; print(p<=u, {steps[-1].rhs}=={answer})"
     return Review("check that every quantity is used", code)
 
 

@@ -296,11 +296,12 @@ class Run:
     def _review(self, name: str, model: str, context: BidirectionalContext, progress: Progress) -> None:
         from agents.local import LocalPolicy
         from train.student import load_student
-        from train.trainers import return_freed_memory
+        from train.trainers import keep_freed_memory, return_freed_memory
 
         held = self._reviews(name)
         for _ in range(sum(len(roles) == len(ROLES) for roles in held.values())):
             progress.advance()
+        keep_freed_memory()
         student, tokenizer = load_student(model, self.cfg.student.dtype)
         with LocalPolicy(
             student,

@@ -81,7 +81,9 @@ def _run(cfg: "RunConfig") -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     check_run_dir(cfg.run_dir, cfg)
     from distill.pipeline import Run, load_parts
+    from train.student import check_student
 
+    check_student(cfg.student.model)
     _reach(cfg)
     parts = load_parts(cfg)  # bad input is found before anything is written
     save_config(cfg, cfg.run_dir)

@@ -53,9 +53,11 @@ def need_disk(out: Path, parameters: int) -> None:
 
 
 def be_quiet(trainer: "Trainer") -> None:
-    """Take away the trainer's own printing: stdout is for results."""
+    """Take away the trainer's own printing and bars: stdout is for results, and progress has a line of its own."""
     from transformers import PrinterCallback
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     trainer.remove_callback(PrinterCallback)
 
 

@@ -76,13 +76,10 @@ def train_grpo(
     Raises:
         DataError: too few prompts for a step.
     """
-    from datasets import Dataset
-
     from agents.local import LocalPolicy
-    from train.trainers import DirectGRPOTrainer, keep_freed_memory
+    from train.trainers import keep_freed_memory
 
     keep_freed_memory()
-
     mixed = mix_roles(prompts, settings.forward_share)
     if len(mixed) < settings.groups:
         raise DataError(f"grpo: {len(mixed)} prompts for {settings.groups} groups; harvest more, or lower grpo.groups")
@@ -91,28 +88,39 @@ def train_grpo(
     with LocalPolicy(
         model, tokenizer, model_id="policy", slots=settings.slots, max_context=student.max_length, seed=seed
     ) as policy:
-        trainer = DirectGRPOTrainer(
-            model=trainable(model, student),
-            reward_funcs=given_reward,
-            args=grpo_arguments(settings, out, seed),
-            train_dataset=Dataset.from_dict({"prompt": [p.key for p in mixed]}),
-            processing_class=tokenizer,
-            rollout_func=VerifierRollouts(
-                mixed,
-                policy,
-                context,
-                open_tools,
-                reward=REWARDS["verdict"],
-                resample_budget=settings.resample_budget,
-                end_token=tokenizer.convert_tokens_to_ids(str(tokenizer.eos_token)),  # pyright: ignore[reportArgumentType]
-                seed=seed,
-            ),
-            callbacks=[trainer_callback(out / "metrics.jsonl", on_step, prefix="grpo")],
+        rollouts = VerifierRollouts(
+            mixed,
+            policy,
+            context,
+            open_tools,
+            reward=REWARDS["verdict"],
+            resample_budget=settings.resample_budget,
+            end_token=tokenizer.convert_tokens_to_ids(str(tokenizer.eos_token)),  # pyright: ignore[reportArgumentType]
+            seed=seed,
         )
-        be_quiet(trainer)
+        trainer = _trainer(trainable(model, student), tokenizer, rollouts, grpo_arguments(settings, out, seed), on_step)
         trainer.train(resume_from_checkpoint=last_checkpoint(out))
-    save_student(trainer.model, tokenizer, out / "model")  # pyright: ignore[reportArgumentType]
+    save_student(trainer.model, tokenizer, out / "model")
     return {"prompts": len(mixed), "steps": settings.steps}
+
+
+def _trainer(model: Any, tokenizer: Any, rollouts: VerifierRollouts, args: "GRPOConfig", on_step: StepHook) -> Any:
+    from datasets import Dataset, disable_progress_bars
+
+    from train.trainers import DirectGRPOTrainer
+
+    disable_progress_bars()
+    trainer = DirectGRPOTrainer(
+        model=model,
+        reward_funcs=given_reward,
+        args=args,
+        train_dataset=Dataset.from_dict({"prompt": list(rollouts.pool)}),
+        processing_class=tokenizer,
+        rollout_func=rollouts,
+        callbacks=[trainer_callback(Path(str(args.output_dir)) / "metrics.jsonl", on_step, prefix="grpo")],
+    )
+    be_quiet(trainer)
+    return trainer
 
 
 def given_reward(

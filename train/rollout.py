@@ -130,8 +130,8 @@ class VerifierRollouts:
         started, size = time.monotonic(), trainer.num_generations
         step = int(trainer.state.global_step)
         wanted = [self.pool[key] for key in prompts[::size]]
-        self.policy.refresh()
         groups, spent = asyncio.run(self._collect(wanted, size, step))
+        self.policy.refresh()  # the weights are about to change, and training needs the memory
         chosen = choose_groups(groups, len(wanted))
         metrics = rollout_metrics(groups, chosen) | {
             "groups/resampled": float(spent),

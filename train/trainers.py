@@ -28,13 +28,10 @@ def keep_freed_memory() -> None:
 
 
 def return_freed_memory() -> None:
-    """Undo `keep_freed_memory`: give free pages back to the system, and let large tensors be mapped again."""
+    """Give the pages of freed tensors back to the system, between two stages."""
     gc.collect()
-    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-    if libc is not None and hasattr(libc, "malloc_trim"):
-        for option, value in ((_MMAP_THRESHOLD, 1 << 17), (_TRIM_THRESHOLD, 1 << 17), (_TOP_PAD, 1 << 17)):
-            libc.mallopt(option, value)
-        libc.malloc_trim(0)
+    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
+        trim(0)
 
 
 def scored_logits(

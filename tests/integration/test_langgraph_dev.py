@@ -4,9 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +13,7 @@ from langgraph_sdk import get_sync_client
 from langgraph_sdk.client import SyncLangGraphClient
 
 from agents.types import Candidate, StopReason, Task, Trajectory, Verdict
-from tests.conftest import free_port
+from tests.conftest import free_port, wait_ready
 
 pytestmark = pytest.mark.integration
 
@@ -25,18 +22,6 @@ READY_SECONDS = 90.0
 PROBLEM = "Calculate 12 + 30 - 5."
 RIGHT = "12 + 30 = 42\n42 - 5 = 37\nA: 37"
 WRONG = "12 + 30 = 42\n42 - 5 = 36\nA: 36"
-
-
-def wait_ready(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
-    """Wait until the server answers, or fail with its log."""
-    deadline = time.monotonic() + READY_SECONDS
-    while time.monotonic() < deadline and server.poll() is None:
-        try:
-            with urllib.request.urlopen(f"{url}/ok", timeout=2):
-                return
-        except (urllib.error.URLError, TimeoutError, ConnectionError):
-            time.sleep(0.5)
-    pytest.fail(f"langgraph dev did not get ready:\n{log.read_text()[-4000:]}")
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +41,7 @@ def client(server_log: Path) -> Iterator[SyncLangGraphClient]:
             [*command, "--port", str(port)], cwd=ROOT, env=env, stdout=out, stderr=out, start_new_session=True
         )
         try:
-            wait_ready(url, server, server_log)
+            wait_ready(f"{url}/ok", server, server_log, READY_SECONDS)
             yield get_sync_client(url=url)
         finally:
             os.killpg(server.pid, signal.SIGTERM)

@@ -161,6 +161,7 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path: Path, sets: list[str], 
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("error: ") and said in last
     assert "Traceback" not in done.stderr
+    assert not (tmp_path / "runs").exists()  # nothing was begun
 
 
 def test_nothing_accepted_is_a_sentence_and_exit_code_3(tmp_path: Path):

@@ -5,9 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +15,7 @@ from agents.chat import EndpointChat, open_chat
 from agents.types import StopReason
 from graphs.state import VerifierContext
 from graphs.verifier import build_verifier
-from tests.conftest import free_port, missing
+from tests.conftest import free_port, missing, wait_ready
 from tests.integration.conftest import Outcome, run_cli
 
 pytestmark = [pytest.mark.integration, pytest.mark.vllm]
@@ -32,42 +29,24 @@ def server(tiny_run: Outcome, tmp_path_factory: pytest.TempPathFactory) -> Itera
     if importlib.util.find_spec("vllm") is None:
         missing("vllm is not installed: make setup-serve")
     port, log = free_port(), tmp_path_factory.mktemp("vllm") / "log"
-    options = ("--served-model-name", "student", "--enforce-eager", "--max-model-len", "1024")
+    program = (sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(tiny_run.folder / "model"))
+    options = ("--served-model-name", "student", "--dtype", "float32", "--enforce-eager", "--max-model-len", "1024")
+    address = ("--generation-config", "vllm", "--host", "127.0.0.1", "--port", str(port))
     quiet = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
     with log.open("wb") as out:
         process = subprocess.Popen(
-            [
-                *(
-                    sys.executable,
-                    "-m",
-                    "vllm.entrypoints.openai.api_server",
-                    "--model",
-                    str(tiny_run.folder / "model"),
-                ),
-                *(*options, "--generation-config", "vllm", "--host", "127.0.0.1", "--port", str(port)),
-            ],
+            [*program, *options, *address],
             env={**os.environ, **quiet},
             stdout=out,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
     try:
-        wait_ready(f"http://127.0.0.1:{port}", process, log)
+        wait_ready(f"http://127.0.0.1:{port}/health", process, log, READY_SECONDS)
         yield f"http://127.0.0.1:{port}/v1"
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-
-
-def wait_ready(url: str, process: subprocess.Popen, log: Path) -> None:
-    end = time.monotonic() + READY_SECONDS
-    while time.monotonic() < end and process.poll() is None:
-        try:
-            with urllib.request.urlopen(f"{url}/health", timeout=2):
-                return
-        except (urllib.error.URLError, TimeoutError, ConnectionError):
-            time.sleep(1)
-    pytest.fail(f"vLLM did not get ready:\n{log.read_text()[-3000:]}")
 
 
 def test_the_model_answers_through_the_openai_client(server: str):

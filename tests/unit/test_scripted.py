@@ -7,7 +7,8 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 
 from agents import arithmetic
 from agents.roles import render
-from agents.scripted import ScriptedSolver, ScriptedTeacher, audit, worked_steps
+from agents.arithmetic import Equation
+from agents.scripted import ScriptedSolver, ScriptedTeacher, audit, carry, worked_steps
 from agents.types import Task
 from tools.errors import ModelError
 
@@ -86,7 +87,8 @@ async def test_the_session_names_the_sample():
     [
         ("14 - 8 = 6\n14 + 6 = 20\nA: 20", True, True),
         ("14 - 8 = 7\n14 + 7 = 21\nA: 21", False, True),  # a slip: the step is false, everything is used
-        ("14 - 8 = 6\n14 + 9 = 23\nA: 23", True, False),  # misread: the steps hold, 6 is never used
+        ("14 - 8 = 6\n14 + 9 = 23\nA: 23", False, True),  # a slip in carrying: 9 comes from nowhere, 6 is left over
+        ("14 - 3 = 11\n14 + 11 = 25\nA: 25", True, False),  # a quantity misread: the steps hold, 8 is never used
         ("14 + 14 = 28\nA: 28", True, False),  # a dropped term: 8 is never used
         ("14 - 8 = 6\n14 + 6 = 20\nA: 6", False, False),  # another last line
     ],
@@ -94,6 +96,13 @@ async def test_the_session_names_the_sample():
 def test_each_direction_sees_its_own_errors(solution: str, forward: bool, backward: bool):
     assert all(outcomes(audit(STORY, solution, "forward").code)) is forward
     assert all(outcomes(audit(STORY, solution, "backward").code)) is backward
+
+
+def test_forward_works_each_step_out_from_the_results_before_it():
+    steps = [Equation("-488 - 28", "-516"), Equation("-516 / -12", "43"), Equation("2*(-516) + 43", "-989")]
+    assert carry(steps, ["488", "28", "12", "2"]) == ["-488-28", "a/-12", "2*(a)+b"]
+    assert carry([Equation("5 * 7", "35"), Equation("36 - 5", "31")], ["5", "7"]) == ["5*7", "a-5"]  # 36 was 35
+    assert carry([Equation("5 * 7", "35"), Equation("35 * 60", "2100")], ["5", "7"]) == ["5*7", "a*60"]  # 60 is known
 
 
 def test_backward_puts_the_answer_in():
