@@ -84,6 +84,7 @@ class FakePython(Tool):
     name = "python"
     description = "Run python."
     parameters = {"type": "object", "properties": {"code": {"type": "string"}}, "required": ["code"]}  # noqa: RUF012
+    example = {"code": "1 + 1"}  # noqa: RUF012
 
     def __init__(self, reply: str | Exception = "2", delay: float = 0.0) -> None:
         """Answer with a text, or raise; `delay` is in seconds."""
@@ -91,7 +92,7 @@ class FakePython(Tool):
         self.calls: list[tuple[dict[str, Any], str]] = []
         self.released: list[str] = []
 
-    async def call(self, arguments: dict[str, Any], key: str) -> ToolResult:
+    async def _run(self, arguments: dict[str, Any], key: str) -> ToolResult:
         """Record the call and answer."""
         self.calls.append((arguments, key))
         await asyncio.sleep(self.delay)

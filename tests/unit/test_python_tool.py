@@ -5,7 +5,8 @@ from typing import Any, cast
 import pytest
 
 from tools.errors import SandboxError
-from tools.python import CUT, PythonTool, clip, observation
+from tools.base import clip
+from tools.python import CUT, PythonTool, observation
 from tools.sandbox.base import ExecResult, ExecStop
 from tools.sandbox.pool import SessionPool
 
@@ -46,7 +47,7 @@ async def test_code_runs_in_the_session_of_the_key() -> None:
     [
         ({}, 'needs the argument "code"'),
         ({"source": "1"}, 'needs the argument "code"'),
-        ({"code": 3}, "must be a string, not int"),
+        ({"code": 3}, "must be of type string, not integer"),
         ({"code": " \n"}, "is empty"),
         ({"code": "1", "timeout": 3}, 'no argument "timeout"'),
     ],
