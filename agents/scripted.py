@@ -139,7 +139,7 @@ def audit(problem: str, solution: str, direction: str) -> Review:
         return Review("put the answer into the equation", code)
     if expression := arithmetic.bare_expression(problem):
         return Review("compute the expression, compare with the answer", f"print({expression}=={answer})")
-    return _audit_use(problem, steps, answer)
+    return _audit_use(problem, steps)
 
 
 def _audit_forward(problem: str, steps: list[Equation], answer: str) -> Review:
@@ -154,7 +154,7 @@ def _audit_forward(problem: str, steps: list[Equation], answer: str) -> Review:
 
 
 def carry(steps: Sequence[Equation], givens: Sequence[str]) -> list[str]:
-    """Return the steps' expressions with results of earlier steps by name (`a` is the first).
+    """Return the steps' expressions with results of earlier steps by name (`a` is the first), givens as they are.
 
     A number that comes from nowhere (neither given nor a result) while an earlier result is used by no step stands for
     that result: the latest such one is put in its place.
@@ -168,12 +168,14 @@ def carry(steps: Sequence[Equation], givens: Sequence[str]) -> list[str]:
 
     def replaced(match: re.Match[str], before: int) -> str:
         number, size = match.group(), match.group().lstrip("-")
+        if size in givens:
+            return number
         if name := source(number, before):
             return name
         if name := source(size, before):
             return number.removesuffix(size) + name
         orphans = [i for i in idle if i < before]
-        if size in givens or not orphans:
+        if not orphans:
             return number
         idle.remove(orphans[-1])
         return _name(orphans[-1])
@@ -193,12 +195,12 @@ def _check(value: str, claimed: str) -> str:
     return f"round({value}, {DECIMALS})=={claimed}" if "." in claimed else f"{value}=={claimed}"
 
 
-def _audit_use(problem: str, steps: list[Equation], answer: str) -> Review:
+def _audit_use(problem: str, steps: list[Equation]) -> Review:
     if not steps:
         return Review("look for steps behind the answer", "")
     given = ", ".join(dict.fromkeys(arithmetic.numbers(problem)))
     used = ", ".join(dict.fromkeys(n for step in steps for n in arithmetic.numbers(step.lhs)))
-    code = f"p={{{given}}}; u={{{used}}}; print(p<=u, {steps[-1].rhs}=={answer})"
+    code = f"p={{{given}}}; u={{{used}}}; print(p<=u)"
     return Review("check that every quantity is used", code)
 
 
