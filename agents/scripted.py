@@ -135,8 +135,9 @@ def audit(problem: str, solution: str, direction: str) -> Review:
     if direction == "forward":
         return _audit_forward(problem, steps, answer)
     if unknown := arithmetic.equation_in_one_unknown(problem):
-        code = f"{unknown.name}={answer}; print({unknown.lhs}=={unknown.rhs})"
-        return Review("put the answer into the equation", code)
+        value = f"({answer})" if answer.startswith("-") else answer
+        sides = [re.sub(rf"\b{unknown.name}\b", value, side) for side in (unknown.lhs, unknown.rhs)]
+        return Review("put the answer into the equation", f"print({sides[0]}=={sides[1]})")
     if expression := arithmetic.bare_expression(problem):
         return Review("compute the expression, compare with the answer", f"print({expression}=={answer})")
     return _audit_use(problem, steps)

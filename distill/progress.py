@@ -90,10 +90,10 @@ class Progress:
 
     @property
     def told(self) -> str:
-        """Rate, time left and failures, such as `3.2/s, 1:20 left, 2 failed`."""
+        """Rate, time left and failures, such as `3.2/s, 1:20 left, 2 failed` or `8.0 s each`."""
         seconds = self._clock() - self._started
         rate = self.done / seconds if seconds > 0 else 0.0
-        parts = [f"{rate:.1f}/s"]
+        parts = [f"{rate:.1f}/s" if rate >= 1 or not rate else f"{1 / rate:.1f} s each"]
         if rate > 0 and self.done < self.total:
             minutes, rest = divmod(round((self.total - self.done) / rate), 60)
             parts.append(f"{minutes}:{rest:02d} left")

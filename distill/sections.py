@@ -39,7 +39,7 @@ class TasksConfig(Section):
         default="reasoning_gym:", description="`reasoning_gym:` (offline), `jsonl:PATH`, `parquet:PATH`"
     )
     families: Annotated[dict[str, float], AfterValidator(_weights)] = Field(
-        default={"simple_equations": 0.4, "chain_sum": 0.3, "gsm_symbolic": 0.3},
+        default={"simple_equations": 0.45, "chain_sum": 0.35, "gsm_symbolic": 0.2},
         description="weights of the reasoning_gym families",
     )
     difficulty: float = Field(default=1.0, gt=0, description="of generated problems; 1 is easy")

@@ -4,6 +4,7 @@ Inputs: a pool of prompts (problem, solution, role, label) and the model that SF
 folder, metrics as JSONL. The rollouts run the graph that harvested the data and that serves the model.
 """
 
+import random
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -14,7 +15,7 @@ from tools.base import Tool
 from tools.errors import DataError
 from train.callbacks import StepHook, be_quiet, last_checkpoint, need_disk, trainer_callback
 from train.rewards import REWARDS
-from train.rollout import Prompt, VerifierContext, VerifierRollouts
+from train.rollout import Prompt, VerifierContext, VerifierRollouts, in_turn
 from train.settings import GrpoConfig, StudentConfig
 from train.student import load_student, master_dtype, save_student, trainable
 
@@ -22,15 +23,16 @@ if TYPE_CHECKING:
     from trl.trainer.grpo_config import GRPOConfig
 
 
-def mix_roles(prompts: Sequence[Prompt], forward_share: float) -> list[Prompt]:
-    """Return the prompts, both roles interleaved in the given share all along; what is over is left out.
+def mix_roles(prompts: Sequence[Prompt], forward_share: float, seed: int = 0) -> list[Prompt]:
+    """Return the prompts shuffled, roles in the given share and labels in turn all along; roles left over are left out.
 
     Raises:
         DataError: one of the roles that the share asks for has no prompt.
     """
     shares: dict[str, float] = dict(zip(ROLES, (forward_share, 1 - forward_share), strict=True))
+    shuffled = random.Random(seed).sample(prompts, len(prompts))
     queues: dict[str, list[Prompt]] = {
-        role: [p for p in prompts if p.role == role] for role in ROLES if shares[role] > 0
+        role: in_turn([p for p in shuffled if p.role == role]) for role in ROLES if shares[role] > 0
     }
     for role, queue in queues.items():
         if not queue:
@@ -80,7 +82,7 @@ def train_grpo(
     from train.trainers import keep_freed_memory
 
     keep_freed_memory()
-    mixed = mix_roles(prompts, settings.forward_share)
+    mixed = mix_roles(prompts, settings.forward_share, seed)
     if len(mixed) < settings.groups:
         raise DataError(f"grpo: {len(mixed)} prompts for {settings.groups} groups; harvest more, or lower grpo.groups")
     model, tokenizer = load_student(str(start), master_dtype(student.dtype))
@@ -151,6 +153,7 @@ def grpo_arguments(settings: GrpoConfig, out: Path, seed: int) -> "GRPOConfig":
         beta=settings.beta,
         loss_type="dapo",
         scale_rewards="group",
+        shuffle_dataset=False,  # `mix_roles` has an order
         save_strategy="steps",
         save_steps=settings.save_steps,
         save_total_limit=1,

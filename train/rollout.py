@@ -11,6 +11,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
+from itertools import zip_longest
 from statistics import fmean
 from typing import Any, NamedTuple, Protocol
 
@@ -145,6 +146,7 @@ class VerifierRollouts:
         rng = random.Random(f"{self.seed}|{step}")
         fresh = [p for p in self.pool.values() if p not in wanted]
         rng.shuffle(fresh)
+        fresh = in_turn(fresh)
         budget = min(self.resample_budget * len(wanted), len(fresh))
         async with self.open_tools() as tools:
             context = self.context.model_copy(update={"chat": self.policy.chat, "tools": tools})
@@ -188,6 +190,18 @@ class VerifierRollouts:
                 rows.append(to_row(trajectory) if teaches and reward is not None else silent_row(self.end_token))
         columns = {name: [list(getattr(row, name)) for row in rows] for name in Row._fields}
         return columns | {"reward": [r for g in groups for r in g.rewards]}
+
+
+def in_turn(prompts: Sequence[Prompt]) -> list[Prompt]:
+    """Return the prompts with roles and labels taking turns, as long as each has any; else in their order.
+
+    A step holds few prompts: one that happens to hold one label only would teach to say that always.
+    """
+    kinds: dict[tuple[str, bool], list[Prompt]] = {}
+    for prompt in prompts:
+        kinds.setdefault((prompt.role, prompt.label), []).append(prompt)
+    rounds = zip_longest(*(kinds[kind] for kind in sorted(kinds)))
+    return [prompt for row in rounds for prompt in row if prompt is not None]
 
 
 def choose_groups(groups: Sequence[Group], n: int) -> list[Group]:

@@ -17,30 +17,30 @@ class StudentConfig(Section):
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto", description="auto: bfloat16 on a GPU, else float32"
     )
-    lora_rank: int = Field(default=0, ge=0, description="rank of LoRA adapters; 0: full fine-tuning")
-    lora_alpha: int = Field(default=32, ge=1, description="scale of LoRA adapters")
+    lora_rank: int = Field(default=32, ge=0, description="rank of LoRA adapters; 0: full fine-tuning")
+    lora_alpha: int = Field(default=64, ge=1, description="scale of LoRA adapters")
 
 
 class SftConfig(Section):
     """Supervised fine-tuning."""
 
-    lr: float = Field(default=3e-4, gt=0, description="peak learning rate")
+    lr: float = Field(default=1e-3, gt=0, description="peak learning rate")
     epochs: float = Field(default=1.0, gt=0, description="passes over the selected examples")
     max_steps: int | None = Field(
-        default=48, ge=1, description="optimiser steps, more than one epoch if need be; null: by epochs"
+        default=60, ge=1, description="optimiser steps, more than one epoch if need be; null: by epochs"
     )
     batch: int = Field(default=2, ge=1, description="examples a step")
     micro_batch: int = Field(default=2, ge=1, description="examples a forward pass, of like length")
     warmup_steps: int = Field(default=2, ge=0, description="of the learning rate")
     schedule: Literal["linear", "cosine", "constant"] = Field(default="linear", description="of the learning rate")
     weight_decay: float = Field(default=0.0, ge=0, description="of AdamW")
-    save_steps: int = Field(default=24, ge=1, description="steps between checkpoints")
+    save_steps: int = Field(default=20, ge=1, description="steps between checkpoints")
 
 
 class GrpoConfig(Section):
     """Reinforcement learning with group-relative advantages."""
 
-    lr: float = Field(default=1e-5, gt=0, description="learning rate")
+    lr: float = Field(default=1e-4, gt=0, description="learning rate")
     steps: int = Field(default=4, ge=0, description="optimiser steps; 0: no GRPO")
     groups: int = Field(default=4, ge=1, description="prompts a step")
     num_generations: int = Field(default=4, ge=2, description="rollouts a prompt (G)")

@@ -103,6 +103,7 @@ def with_template(tokenizer: "PreTrainedTokenizerBase") -> "PreTrainedTokenizerB
     Raises:
         ConfigError: the family is unknown: neither ChatML nor a template with markers.
     """
+    tokenizer.clean_up_tokenization_spaces = False  # ids and text must go both ways
     if re.search(r"{%-?\s*generation\b", str(tokenizer.chat_template)):
         return tokenizer
     ids = [tokenizer.convert_tokens_to_ids(t) for t in ("<|im_start|>", "<|im_end|>")]

@@ -8,7 +8,7 @@ from train.rollout import Prompt
 
 def prompts(forward: int, backward: int) -> list[Prompt]:
     counts: dict[Role, int] = {"forward_verifier": forward, "backward_verifier": backward}
-    return [Prompt(f"{role}{i}", "p", "s", role, True) for role, n in counts.items() for i in range(n)]
+    return [Prompt(f"{role}{i}", "p", "s", role, i % 3 == 0) for role, n in counts.items() for i in range(n)]
 
 
 def test_every_stretch_holds_both_roles():
@@ -31,3 +31,16 @@ def test_one_role_only():
 def test_a_missing_role_is_an_error():
     with pytest.raises(DataError, match="backward_verifier"):
         mix_roles(prompts(5, 0), 0.5)
+
+
+def test_labels_take_turns_as_long_as_both_last():
+    mixed = mix_roles(prompts(30, 30), 0.5)
+    for start in range(0, 40, 4):  # 10 of 30 are true in each role
+        assert sorted(p.label for p in mixed[start : start + 4]) == [False, False, True, True]
+    assert not any(p.label for p in mixed[40:])
+
+
+def test_the_seed_decides_the_order():
+    one, same, other = (mix_roles(prompts(30, 30), 0.5, seed) for seed in (1, 1, 2))
+    assert one == same != other
+    assert sorted(p.key for p in one) == sorted(p.key for p in other)

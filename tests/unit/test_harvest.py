@@ -273,6 +273,6 @@ def test_progress_lines() -> None:
             now[0] = 8.0 * step
             progress.advance(failed=step == 2)
     assert stream.getvalue().splitlines() == [
-        "sft: 2/100 steps, 0.1/s, 13:04 left, 1 failed",  # at 16 s: 98 / (2 / 16) = 784 s
-        "sft: 3/100 steps, 0.1/s, 12:56 left, 1 failed",  # at the end, 24 s: 97 / (3 / 24) = 776 s
+        "sft: 2/100 steps, 8.0 s each, 13:04 left, 1 failed",  # at 16 s: 98 / (2 / 16) = 784 s
+        "sft: 3/100 steps, 8.0 s each, 12:56 left, 1 failed",  # at the end, 24 s: 97 / (3 / 24) = 776 s
     ]

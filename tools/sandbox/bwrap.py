@@ -1,4 +1,4 @@
-"""How a session's interpreter is started: the bubblewrap command line and what of the host it lets in.
+"""How the nursery is started: the bubblewrap command line and what of the host it lets in.
 
 Read-only and nothing else: /usr with the system's libraries, the library folder and the interpreter of the running
 Python, and the folders that hold its packages (numpy, sympy). /tmp is a small private tmpfs; no network, no home.
@@ -6,6 +6,7 @@ Python, and the folders that hold its packages (numpy, sympy). /tmp is a small p
 
 import functools
 import importlib.util
+import json
 import os
 import shutil
 import sys
@@ -13,7 +14,6 @@ import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools.sandbox import runner
 from tools.sandbox.base import SandboxLimits
 
 PACKAGES = ("numpy", "sympy", "mpmath")
@@ -25,21 +25,22 @@ ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",
     "OMP_NUM_THREADS": "1",
 }
-# -s -S: no site magic, -P: no script folder on the path, -B: no bytecode. Not -I, which ignores PYTHONHASHSEED.
-FLAGS = "-sSPB"
+# -s -S: no site magic, -B: no bytecode. Not -I, which ignores PYTHONHASHSEED.
+FLAGS = "-sSB"
+SCRIPTS = tuple(Path(__file__).with_name(name) for name in ("nursery.py", "confine.py", "runner.py"))
+INSIDE = "/retort"
 NOBODY = 65534
 NAMESPACES = (
     *("--unshare-user", "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"),
-    # The runner is process 1: when it is killed the kernel kills everything in its namespace, and bwrap reaps it.
+    # The nursery is process 1: when it is killed the kernel kills everything in its namespace, and bwrap reaps it.
     *("--hostname", "sandbox", "--as-pid-1", "--die-with-parent", "--new-session", "--cap-drop", "ALL"),
 )
-AS_USER = ("--disable-userns", "--uid", str(NOBODY), "--gid", str(NOBODY))
+AS_USER = ("--uid", str(NOBODY), "--gid", str(NOBODY))
 # A host's root would stay root inside as far as files go: it could write /proc/sys, change the mode of the host's
-# /dev/null and start any number of processes. So the host maps a second user, which the runner is from its start.
+# /dev/null and start any number of processes. So the host maps a second user, which the nursery is from its start.
 AS_ROOT = tuple(w for cap in ("SETUID", "SETGID", "SETPCAP", "SYS_RESOURCE") for w in ("--cap-add", f"CAP_{cap}"))
 BECOME_NOBODY = (
-    *("/usr/bin/sh", "-c", 'echo 0 > /proc/sys/user/max_user_namespaces && exec "$0" "$@"'),
-    *("setpriv", "--reuid", str(NOBODY), "--regid", str(NOBODY), "--clear-groups", "--inh-caps=-all"),
+    *("/usr/bin/setpriv", "--reuid", str(NOBODY), "--regid", str(NOBODY), "--clear-groups", "--inh-caps=-all"),
     *("--bounding-set=-all", "--pdeathsig", "KILL", "--"),
 )
 USER_MAP = f"0 0 1\n{NOBODY} {NOBODY} 1\n"
@@ -100,21 +101,17 @@ def _binds() -> list[str]:
     return out
 
 
-@functools.cache
-def script() -> str:
-    """Return the path of the runner: its bytecode, which starts 3 ms faster, where the import of it has left one."""
-    return runner.__cached__ if os.path.isfile(runner.__cached__) else str(runner.__file__)
-
-
-def _runner(path: str, limits: SandboxLimits, processes: int) -> list[str]:
-    """Return the command of the runner itself."""
-    numbers = (limits.memory_mb, processes, limits.file_mb, limits.output_chars)
-    return [interpreter(), FLAGS, path, *map(str, numbers), *package_folders()]
+def _nursery(path: str, limits: SandboxLimits, *, isolated: bool) -> list[str]:
+    """Return the command of the nursery itself; a user's processes are not counted where they are not its own."""
+    settings = limits.model_dump() | {"isolated": isolated, "packages": package_folders()}
+    if not isolated:
+        settings["processes"] = 0
+    return [interpreter(), FLAGS, path, json.dumps(settings)]
 
 
 @dataclass(frozen=True)
 class Command:
-    """How to start a session: its arguments, whether it is isolated, and whether the host must map its users."""
+    """How to start the nursery: its arguments, whether it is isolated, and whether the host must map its users."""
 
     args: tuple[str, ...]
     isolated: bool
@@ -140,22 +137,19 @@ def map_users(pid: int) -> None:
 
 
 def isolated_command(bwrap: str, limits: SandboxLimits) -> Command:
-    """Return the command of an isolated session; `file_mb` is also the size of its /tmp."""
-    size = str(limits.file_mb << 20)
-    tmpfs = ("--perms", "1777", "--size", size, "--tmpfs")
-    inside = f"/{Path(script()).name}"
+    """Return the command of a nursery whose sessions are isolated."""
     root = maps_users()
+    scripts = [word for path in SCRIPTS for word in ("--ro-bind", str(path), f"{INSIDE}/{path.name}")]
     args = (
         *(bwrap, *NAMESPACES, *(AS_ROOT if root else AS_USER)),
-        *("--proc", "/proc", "--dev", "/dev", *tmpfs, "/dev/shm", *tmpfs, "/tmp"),
-        *(*_binds(), "--ro-bind", script(), inside),
+        *("--proc", "/proc", "--dev", "/dev", "--tmpfs", "/dev/shm", "--tmpfs", "/tmp"),
+        *(*_binds(), "--dir", INSIDE, *scripts),
         *("--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/tmp", "--", *(BECOME_NOBODY if root else ())),
-        *_runner(inside, limits, limits.processes),
+        *_nursery(f"{INSIDE}/nursery.py", limits, isolated=True),
     )
     return Command(args, isolated=True, maps_users=root)
 
 
 def weak_command(limits: SandboxLimits) -> Command:
     """Return the command without isolation: resource limits only, no boundary at all."""
-    args = _runner(script(), limits, processes=0)  # the number of processes is counted over the whole user here
-    return Command(tuple(args), isolated=False)
+    return Command(tuple(_nursery(str(SCRIPTS[0]), limits, isolated=False)), isolated=False)

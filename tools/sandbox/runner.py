@@ -1,11 +1,10 @@
-"""The interpreter of one session: runs inside the sandbox, reads code from its socket and writes results back.
+"""The interpreter of one session: reads code from its socket, runs it, writes results back.
 
-Standard library only, and only modules that cost nothing to import (`json`, `re` and `traceback` would double the start
-time). Started as `python -sSPB runner.py MEMORY_MB PROCESSES FILE_MB OUTPUT_CHARS PACKAGES...` with the socket as file
-descriptors 0, 1 and 2; it moves the socket out of the way before any other code runs.
+It runs in a process that the nursery forked (`nursery.py`) and confined (`confine.py`), with the socket as descriptor 0,
+which it moves out of the way before any other code runs. Standard library only.
 
-A frame is four bytes of length (big endian) and the payload. First the runner sends `READY`; then a request is 16
-characters of id and the code (UTF-8), and each is answered by JSON: the id and the fields of `ExecResult`.
+A frame is four bytes of length (big endian) and the payload. First comes JSON that names the layers of isolation; then a
+request is 16 characters of id and the code (UTF-8), and each is answered by JSON: the id and the fields of `ExecResult`.
 """
 
 import _ast
@@ -16,10 +15,8 @@ import resource
 import sys
 from _json import encode_basestring_ascii as quote
 
-READY = b"retort-runner"
 ID_CHARS = 16
 CHANNEL_FD, SPILL_FD = 99, 98  # out of the way of user code that counts from 3
-OPEN_FILES = 128
 MIB = 1 << 20
 RESERVE = 16 * MIB  # kept back so that a MemoryError can still be reported
 USER_FRAMES = 4
@@ -65,9 +62,10 @@ class Capture(io.RawIOBase):
 class Runner:
     """The namespace, the captured streams and the limits of one session."""
 
-    def __init__(self, memory_mb: int, output_chars: int) -> None:
+    def __init__(self, memory_mb: int, output_chars: int, exec_seconds: float) -> None:
         """Make an empty `__main__` module and the capturing streams."""
         self.output_chars = output_chars
+        self.cpu_seconds = int(2 * exec_seconds) + 2
         self.captures = [Capture(4 * output_chars) for _ in range(2)]
         self.streams = [
             io.TextIOWrapper(c, "utf-8", "backslashreplace", newline="\n", write_through=True) for c in self.captures
@@ -83,6 +81,12 @@ class Runner:
         """Allow user code `memory_mb` over what the bare interpreter takes; the hard limit holds the reserve."""
         resource.setrlimit(resource.RLIMIT_AS, (self.address_space, self.address_space + RESERVE))
 
+    def limit_time(self) -> None:
+        """Allow this much processor time from here on: threads that outlive their call do not burn on for ever."""
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        most = int(used.ru_utime + used.ru_stime) + self.cpu_seconds
+        resource.setrlimit(resource.RLIMIT_CPU, (most, resource.RLIM_INFINITY))
+
     def free_reserve(self) -> None:
         """Let the runner itself use the reserve."""
         resource.setrlimit(resource.RLIMIT_AS, (self.address_space + RESERVE, self.address_space + RESERVE))
@@ -96,6 +100,7 @@ class Runner:
         self.sources[name] = code.splitlines()
         stop, value, error = "ok", None, None
         self.limit_memory()
+        self.limit_time()
         try:
             value = self.evaluate(code, name)
         except BaseException as exc:  # the boundary: whatever user code raises is its result
@@ -104,7 +109,7 @@ class Runner:
                 stop = "memory" if isinstance(exc, MemoryError) else "raised"
                 error = self.describe(exc)
         self.free_reserve()
-        _signal.alarm(0)  # a timer left behind would go off in the runner
+        end_leftovers()
         return self.result(stop, value, error)
 
     def evaluate(self, code: str, name: str) -> str | None:
@@ -169,17 +174,18 @@ class Runner:
         return raw.decode("utf-8", "replace")
 
 
-def set_limits(processes: int, file_mb: int) -> None:
-    """Set the limits that never change; `processes` of 0 leaves their number alone."""
-    limits = [
-        (resource.RLIMIT_FSIZE, file_mb * MIB),
-        (resource.RLIMIT_NOFILE, OPEN_FILES),
-        (resource.RLIMIT_CORE, 0),
-    ]
-    if processes:
-        limits.append((resource.RLIMIT_NPROC, processes))
-    for which, most in limits:
-        resource.setrlimit(which, (most, most))
+def end_leftovers(kill=os.kill, getpid=os.getpid, wait=os.waitpid) -> None:
+    """End what a call left running: timers, and (in a process namespace of its own only) every other process."""
+    for timer in (_signal.ITIMER_REAL, _signal.ITIMER_VIRTUAL, _signal.ITIMER_PROF):
+        _signal.setitimer(timer, 0)
+    if getpid() != 1:
+        return
+    try:
+        kill(-1, 9)
+        while True:
+            wait(-1, 0)
+    except (ProcessLookupError, ChildProcessError):
+        return
 
 
 def move_descriptors() -> None:
@@ -219,22 +225,13 @@ def encode(fields: dict[str, str | bool | None]) -> bytes:
     return ("{" + ",".join(pairs) + "}").encode()
 
 
-def main(memory_mb: str, processes: str, file_mb: str, output_chars: str, *packages: str) -> None:
+def serve(runner: Runner, layers: dict[str, str | bool | None]) -> None:
     """Serve requests until the host hangs up."""
-    move_descriptors()
-    sys.path += [*packages, ""]
-    sys.argv = [""]
-    runner = Runner(int(memory_mb), int(output_chars))
-    set_limits(int(processes), int(file_mb))
     me = os.getpid()
-    send(READY)
+    send(encode(layers))
     while True:
         request = read_exactly(int.from_bytes(read_exactly(4), "big")).decode("utf-8", "surrogatepass")
         fields = runner.run(request[ID_CHARS:])
         if os.getpid() != me:  # user code forked and its child came back here
             os._exit(0)
         send(encode({"id": request[:ID_CHARS], **fields}))
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
