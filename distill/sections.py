@@ -39,7 +39,7 @@ class TasksConfig(Section):
         default="reasoning_gym:", description="`reasoning_gym:` (offline), `jsonl:PATH`, `parquet:PATH`"
     )
     families: Annotated[dict[str, float], AfterValidator(_weights)] = Field(
-        default={"simple_equations": 0.45, "chain_sum": 0.35, "gsm_symbolic": 0.2},
+        default={"simple_equations": 0.45, "chain_sum": 0.4, "gsm_symbolic": 0.15},
         description="weights of the reasoning_gym families",
     )
     difficulty: float = Field(default=1.0, gt=0, description="of generated problems; 1 is easy")
@@ -132,7 +132,7 @@ class EvalConfig(Section):
     k: int = Field(default=8, ge=1, description="candidates a problem (Best-of-k)")
     batch: int = Field(default=64, ge=1, description="conversations decoded at once")
     temperature: float = Field(default=0.0, ge=0, description="of the verifiers")
-    max_tokens: int = Field(default=128, ge=1, description="of a turn")
+    max_tokens: int = Field(default=112, ge=1, description="of a turn")
     max_turns: int = Field(default=6, ge=3, description="model calls a rollout")
     max_tool_calls: int = Field(default=3, ge=0, description="tool calls a rollout")
     aggregation: Literal["weighted", "mean", "min", "product"] = Field(

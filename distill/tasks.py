@@ -177,7 +177,8 @@ def _generated_task(problem: dict[str, Any], family: str, difficulty: float) -> 
 
 
 def _sums(difficulty: float) -> dict[str, Any]:
-    return {"min_terms": 3, "max_terms": max(3, round(2 + 2 * difficulty)), "min_digits": 2, "max_digits": 3}
+    terms = max(3, round(3 + difficulty))
+    return {"min_terms": terms, "max_terms": terms, "min_digits": 2, "max_digits": 3}
 
 
 def _equations(difficulty: float) -> dict[str, Any]:

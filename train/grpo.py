@@ -4,6 +4,7 @@ Inputs: a pool of prompts (problem, solution, role, label) and the model that SF
 folder, metrics as JSONL. The rollouts run the graph that harvested the data and that serves the model.
 """
 
+import os
 import random
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -112,6 +113,7 @@ def _trainer(model: Any, tokenizer: Any, rollouts: VerifierRollouts, args: "GRPO
     from train.trainers import DirectGRPOTrainer
 
     disable_progress_bars()
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # rollout_func is marked so; the versions are pinned
     trainer = DirectGRPOTrainer(
         model=model,
         reward_funcs=given_reward,

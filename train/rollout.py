@@ -23,6 +23,7 @@ from graphs.verifier import build_verifier
 from tools.base import Tool
 from tools.errors import ModelError, RolloutError
 from train.rewards import Reward, is_live
+from train.student import merged
 
 
 class Prompt(NamedTuple):
@@ -131,7 +132,8 @@ class VerifierRollouts:
         started, size = time.monotonic(), trainer.num_generations
         step = int(trainer.state.global_step)
         wanted = [self.pool[key] for key in prompts[::size]]
-        groups, spent = asyncio.run(self._collect(wanted, size, step))
+        with merged(getattr(trainer, "model", None)):
+            groups, spent = asyncio.run(self._collect(wanted, size, step))
         self.policy.refresh()  # the weights are about to change, and training needs the memory
         chosen = choose_groups(groups, len(wanted))
         metrics = rollout_metrics(groups, chosen) | {

@@ -27,7 +27,7 @@ class SftConfig(Section):
     lr: float = Field(default=1e-3, gt=0, description="peak learning rate")
     epochs: float = Field(default=1.0, gt=0, description="passes over the selected examples")
     max_steps: int | None = Field(
-        default=60, ge=1, description="optimiser steps, more than one epoch if need be; null: by epochs"
+        default=68, ge=1, description="optimiser steps, more than one epoch if need be; null: by epochs"
     )
     batch: int = Field(default=2, ge=1, description="examples a step")
     micro_batch: int = Field(default=2, ge=1, description="examples a forward pass, of like length")
@@ -40,8 +40,8 @@ class SftConfig(Section):
 class GrpoConfig(Section):
     """Reinforcement learning with group-relative advantages."""
 
-    lr: float = Field(default=1e-4, gt=0, description="learning rate")
-    steps: int = Field(default=4, ge=0, description="optimiser steps; 0: no GRPO")
+    lr: float = Field(default=2e-4, gt=0, description="learning rate")
+    steps: int = Field(default=3, ge=0, description="optimiser steps; 0: no GRPO")
     groups: int = Field(default=4, ge=1, description="prompts a step")
     num_generations: int = Field(default=4, ge=2, description="rollouts a prompt (G)")
     micro_batch: int = Field(default=2, ge=1, description="rollouts a forward pass")
@@ -58,7 +58,7 @@ class GrpoConfig(Section):
     )
     forward_share: Rate = Field(default=0.5, description="share of forward verifiers among the prompts")
     slots: int = Field(default=64, ge=1, description="conversations decoded at once")
-    max_tokens: int = Field(default=128, ge=1, description="of a turn")
+    max_tokens: int = Field(default=112, ge=1, description="of a turn")
     max_turns: int = Field(default=6, ge=3, description="model calls a rollout")
     max_tool_calls: int = Field(default=3, ge=0, description="tool calls a rollout")
     save_steps: int = Field(default=2, ge=1, description="steps between checkpoints")
