@@ -45,7 +45,7 @@ class TasksConfig(Section):
     difficulty: float = Field(default=1.0, gt=0, description="of generated problems; 1 is easy")
     n_harvest: int = Field(default=80, ge=1, description="problems that the teacher harvests")
     n_grpo: int = Field(default=40, ge=0, description="problems for GRPO, disjoint from the others")
-    n_eval: int = Field(default=26, ge=1, description="held-out problems, disjoint from the others")
+    n_eval: int = Field(default=25, ge=1, description="held-out problems, disjoint from the others")
     limit: int | None = Field(
         default=None, ge=1, description="read no more than this many problems of a file; null: all"
     )

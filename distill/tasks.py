@@ -182,7 +182,14 @@ def _sums(difficulty: float) -> dict[str, Any]:
 
 
 def _equations(difficulty: float) -> dict[str, Any]:
-    return {"min_terms": 2, "max_terms": 3, "max_value": max(10, round(60 * difficulty))}
+    products = 0.2 if difficulty > 1 else 0.0  # of constants: coefficients of four and five digits
+    weights = [(1 - products) / 2, (1 - products) / 2, products]  # of + - *
+    return {
+        "min_terms": 2,
+        "max_terms": 3,
+        "max_value": max(10, round(60 * difficulty)),
+        "operators_weights": weights,
+    }
 
 
 FAMILIES = {

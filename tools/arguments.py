@@ -37,7 +37,7 @@ def _sentence(tool: "Tool", arguments: dict[str, Any], error: "ValidationError")
         return f'{tool.name} has no argument "{unknown}", only {", ".join(f"{k!r}" for k in known)}.'
     if error.validator == "type":
         wanted = error.validator_value
-        names = wanted if isinstance(wanted, str) else " or ".join(map(str, wanted or []))
+        names = " or ".join(map(str, wanted)) if isinstance(wanted, list) else wanted
         return f'the argument "{where}" must be of type {names}, not {_kind(error.instance)}.'
     return f'the argument "{where}" is wrong: {error.message[:120]}.'
 

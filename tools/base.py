@@ -9,6 +9,7 @@ from tools.arguments import argument_problem, usage
 
 MAX_CHARS = 2000  # of an observation, by default
 
+
 class ToolCall(BaseModel):
     """A call as the model wrote it."""
 

@@ -51,4 +51,3 @@ def observation(result: ExecResult, max_chars: int = MAX_CHARS) -> str:
         stdout = f"{stdout}\n{CUT}".lstrip("\n")
     parts = [part for part in (stdout, result.value, result.error) if part]
     return clip("\n".join(parts or [result.stderr.rstrip("\n") or "(no output)"]), max_chars)
-

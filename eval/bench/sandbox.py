@@ -1,9 +1,9 @@
 """Benchmark: local sandbox sessions against a fresh interpreter and a Jupyter kernel, in one run on one machine.
 
-`python -m eval.bench.sandbox` prints medians in milliseconds: opening a session, a short call in it, a first sympy solve;
-then calls a second with many sessions live, and the private memory of a session. The baselines are what one would take
-otherwise: `subprocess.run([python, "-c", …])` a call (no state, no isolation), and a Jupyter kernel a session (state, no
-isolation; `pip install jupyter-client ipykernel`, left out when missing). Run by hand, on a quiet machine.
+`python -m eval.bench.sandbox` prints medians in milliseconds (opening a session, a short call in it, a first sympy
+solve), calls a second with many sessions live, and the private memory of a session. The baselines are what one would
+take otherwise: `subprocess.run([python, "-c", …])` a call (no state, no isolation), and a Jupyter kernel a session
+(state, no isolation; `pip install jupyter-client ipykernel`, left out when missing). Run by hand, on a quiet machine.
 """
 
 import argparse
@@ -56,7 +56,7 @@ async def _ours(rounds: int, live: int) -> dict[str, float]:
         begin, each = time.perf_counter(), 10
         await asyncio.gather(*(_many(s, each) for s in sessions))
         rate = live * each / (time.perf_counter() - begin)
-        memory = statistics.median(private_mb(s.pid) for s in sessions)
+        memory = statistics.median(private_mb(s.pid) for s in sessions if s.pid)
     finally:
         await sandbox.aclose()
     return _medians(opened, calls, solves) | {"calls/s": rate, "private MB": memory}

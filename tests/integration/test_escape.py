@@ -11,7 +11,6 @@ import shutil
 import socket
 import subprocess
 import tempfile
-import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,7 +58,10 @@ NETWORK = {
 FILES = {
     "read a secret": "got(open, '{secret}')",
     "write a secret": "got(open, '{secret}', 'w')",
-    "read home": "got(os.listdir, '/root') or got(os.listdir, '/home')",
+    "read home": (
+        "got(os.listdir, '/home') or os.path.isdir('/root') and "
+        "any(not sys.prefix.startswith('/root/' + name) for name in os.listdir('/root'))"  # the way to the interpreter
+    ),
     "read /etc/passwd": "got(open, '/etc/passwd')",
     "read /etc/shadow": "got(open, '/etc/shadow')",
     "write to /etc": "got(open, '/etc/x', 'w')",
@@ -146,9 +148,7 @@ KERNEL = {
     "a setuid program": "subprocess.run(['su', '-c', 'id'], capture_output=True).returncode == 0",
     "new privileges": "libc.prctl(39, 0, 0, 0, 0) != 1",
     "capabilities": "libc.prctl(23, 21, 0, 0, 0) == 1",
-    "core dump": (
-        "import resource\ngot(resource.setrlimit, resource.RLIMIT_CORE, (1 << 20, 1 << 20))"
-    ),
+    "core dump": ("import resource\ngot(resource.setrlimit, resource.RLIMIT_CORE, (1 << 20, 1 << 20))"),
     "raise a limit": "import resource\ngot(resource.setrlimit, resource.RLIMIT_NPROC, (999, 999))",
     "undo the filter": "libc.prctl(22, 0, 0, 0, 0) == 0",
     "huge syscall number": "libc.syscall(4242) == -1 and ctypes.get_errno() != 38",
@@ -196,7 +196,7 @@ PROTOCOL = {
         '"truncated":false}}\'\nos.write(99, len(body).to_bytes(4, "big") + body)\nFalse'
     ),
     "a result for the next call": (
-        "import gc\nbody = b'{{\"id\":\"\"}}'\n"
+        'import gc\nbody = b\'{{"id":""}}\'\n'
         "threading.Timer(0.2, lambda: os.write(99, len(body).to_bytes(4, 'big') + body)).start()\nFalse"
     ),
     "close the channel": "os.close(99)\nFalse",
@@ -210,9 +210,9 @@ PROTOCOL = {
     "corrupt the heap": "ctypes.memset(id(1), 0, 4096)\nctypes.memset(id(None), 255, 64)\nFalse",
     "jump into data": "ctypes.CFUNCTYPE(None)(id(0))()",
     "break the runner's modules": "import builtins\nbuiltins.len = None\nos.write = None\nsys.modules.clear()\nFalse",
-    "break the runner's stack": "import builtins\nbuiltins.BaseException = None\nbuiltins.compile = None\nraise ValueError",
+    "break the runner's stack": "import builtins\nbuiltins.BaseException = builtins.compile = None\nraise ValueError",
     "a timer that outlives the call": "signal.setitimer(signal.ITIMER_REAL, 0.2)\nFalse",
-    "a thread that outlives the call": "threading.Thread(target=lambda: [0 for _ in iter(int, 1)], daemon=True).start()",
+    "a thread that outlives the call": "threading.Thread(target=lambda: sum(iter(int, 1)), daemon=True).start()",
     "an exit handler": "import atexit\natexit.register(os.system, 'sleep {marker}')\nFalse",
     "a frame of the host's own": "f = sys._getframe()\nwhile f.f_back: f = f.f_back\nf.f_locals.clear()\nFalse",
     "the stop of the stop": "signal.raise_signal(signal.SIGSTOP)\nos.kill(os.getpid(), signal.SIGSTOP)\nFalse",
@@ -329,8 +329,8 @@ async def test_the_layers_are_all_there(sandbox: LocalSandbox) -> None:
     assert sandbox.layers == {"namespaces": True, "landlock": True, "seccomp": True}
 
 
-def test_the_watch_would_see_what_is_left() -> None:
-    with subprocess.Popen(["sleep", MARKER]) as process:
-        time.sleep(0.1)
+async def test_the_watch_would_see_what_is_left() -> None:
+    with subprocess.Popen(["sleep", MARKER]) as process:  # noqa: ASYNC220
+        await asyncio.sleep(0.1)
         assert process.pid in left_over()
         process.kill()

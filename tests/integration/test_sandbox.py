@@ -67,6 +67,11 @@ def alive(marker: str) -> list[int]:
     return found
 
 
+def lines_of(pid: int | None, name: str) -> list[str]:
+    """Return the lines of a file of a process."""
+    return Path(f"/proc/{pid}/{name}").read_text().splitlines()
+
+
 def exists(path: str) -> bool:
     """Whether there is a file of that path."""
     return os.path.exists(path)
@@ -209,7 +214,7 @@ def reach(family, address):
  reach(socket.AF_UNIX, '\\0retort-{os.getpid()}'))
 """
         assert (await session.run(code)).value == str(("PermissionError",) * 3)
-    status = dict(line.split(":\t") for line in Path(f"/proc/{session.pid}/status").read_text().splitlines())
+    status = dict(line.split(":\t") for line in lines_of(session.pid, "status"))
     assert {status[f"Cap{kind}"] for kind in ("Inh", "Prm", "Eff", "Bnd", "Amb")} == {"0" * 16}
     assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
     tries = ("unshare -U true", "unshare -r -n true", "mount -t tmpfs x /tmp", "mount -o remount,rw /")
@@ -271,8 +276,10 @@ async def test_a_session_is_warm_and_small(session: LocalSession) -> None:
     assert (await session.run(code)).value == "(True, True)"
     solved = await session.run("import sympy\nx = sympy.symbols('x')\nsympy.solve(x**2 - 9, x)")
     assert solved.value == "[-3, 3]"
-    lines = Path(f"/proc/{session.pid}/smaps_rollup").read_text().splitlines()
-    private = sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) / 1024
+    private = (
+        sum(int(line.split()[1]) for line in lines_of(session.pid, "smaps_rollup") if line.startswith("Private_"))
+        / 1024
+    )
     assert private < 40  # MiB; the parent's are shared
 
 

@@ -140,7 +140,7 @@ def test_run_folder_of_other_settings_is_refused_and_left_alone(tmp_path: Path) 
     path = save_config(RunConfig(), run)
     before = path.read_bytes()
     check_run_dir(run, RunConfig())
-    with pytest.raises(ConfigError, match=r"sft\.lr: 0\.0002 there, 0\.5 here.*--set name=") as raised:
+    with pytest.raises(ConfigError, match=r"sft\.lr: 0\.001 there, 0\.5 here.*--set name=") as raised:
         check_run_dir(run, load_config(None, ["sft.lr=0.5"]))
     assert "more" not in str(raised.value)
     with pytest.raises(ConfigError, match="and 1 more"):

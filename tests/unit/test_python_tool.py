@@ -4,8 +4,8 @@ from typing import Any, cast
 
 import pytest
 
-from tools.errors import SandboxError
 from tools.base import clip
+from tools.errors import SandboxError
 from tools.python import CUT, PythonTool, observation
 from tools.sandbox.base import ExecResult, ExecStop
 from tools.sandbox.pool import SessionPool

@@ -6,8 +6,8 @@ import pytest
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 
 from agents import arithmetic
-from agents.roles import render
 from agents.arithmetic import Equation
+from agents.roles import render
 from agents.scripted import ScriptedSolver, ScriptedTeacher, audit, carry, worked_steps
 from agents.types import Task
 from tools.errors import ModelError

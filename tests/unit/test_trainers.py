@@ -1,6 +1,7 @@
 """The direct losses equal TRL's own, and pitfalls of loss masks: denominator, observations, padding."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +10,8 @@ from torch.nn.functional import cross_entropy
 from transformers import LlamaForCausalLM
 
 from tests.unit.tiny import tiny_model
+from train.settings import StudentConfig
+from train.student import merged, trainable
 from train.trainers import DirectGRPOTrainer, DirectSFTTrainer, scored_logits, used_columns
 
 IGNORED = -100
@@ -141,3 +144,20 @@ def test_scored_logits_are_the_models_own():
     scored = torch.tensor([[False, True, True]])
     wanted = lm(ids).logits[0, 1:3]
     assert torch.allclose(scored_logits(lm, ids, torch.ones_like(ids), scored), wanted, atol=1e-6)
+
+
+def test_adapters_decode_the_same_merged_and_are_apart_again_afterwards():
+    adapted: Any = trainable(model(), StudentConfig(lora_rank=4))  # pyright: ignore[reportArgumentType]
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.5)
+    ids = torch.tensor([[5, 9, 11, 3]])
+    layer = adapted.get_base_model().model.layers[0].self_attn.q_proj
+    with torch.no_grad():
+        before, weight = adapted(input_ids=ids).logits, layer.base_layer.weight.clone()
+        with merged(adapted):
+            assert not torch.allclose(layer.base_layer.weight, weight)
+            torch.testing.assert_close(adapted(input_ids=ids).logits, before, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(layer.base_layer.weight, weight, atol=1e-6, rtol=1e-5)
+    with merged(model()):
+        pass  # nothing to merge

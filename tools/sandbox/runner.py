@@ -1,10 +1,10 @@
 """The interpreter of one session: reads code from its socket, runs it, writes results back.
 
-It runs in a process that the nursery forked (`nursery.py`) and confined (`confine.py`), with the socket as descriptor 0,
-which it moves out of the way before any other code runs. Standard library only.
+It runs in a process that the nursery forked (`nursery.py`) and confined (`confine.py`), with the socket as descriptor
+0, which it moves out of the way before any other code runs. Standard library only.
 
-A frame is four bytes of length (big endian) and the payload. First comes JSON that names the layers of isolation; then a
-request is 16 characters of id and the code (UTF-8), and each is answered by JSON: the id and the fields of `ExecResult`.
+A frame is four bytes of length (big endian) and the payload. First comes JSON that names the layers of isolation; then
+a request is 16 characters of id and the code (UTF-8), answered by JSON: the id and the fields of `ExecResult`.
 """
 
 import _ast
