@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 TINY = (
-    *("tasks.n_harvest=6", "tasks.n_grpo=6", "tasks.n_eval=2", "solver.k=4", "eval.k=3", "eval.bootstrap=20"),
+    *("tasks.n_harvest=6", "tasks.n_grpo=12", "tasks.n_eval=2", "solver.k=4", "eval.k=3", "eval.bootstrap=20"),
     *("sft.max_steps=2", "sft.batch=4", "sft.save_steps=1", "grpo.steps=1", "grpo.groups=2", "grpo.num_generations=2"),
     *("grpo.resample_budget=1", "grpo.max_tokens=48", "eval.max_tokens=48"),
 )

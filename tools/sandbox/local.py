@@ -152,7 +152,7 @@ class _Process:
         os.close(self._pidfd)
         self._socket.close()
         if self._folder:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
 
 
 class _Nursery:
@@ -232,7 +232,7 @@ class _Nursery:
             raise
 
     async def _spawn(self, max_frame: int) -> _Process:
-        folder = "" if self.isolated else tempfile.mkdtemp(prefix="retort-")
+        folder = "" if self.isolated else await asyncio.to_thread(tempfile.mkdtemp, prefix="retort-")
         mine, theirs = socket.socketpair()
         mine.setblocking(False)
         try:
@@ -291,6 +291,21 @@ class _Nursery:
     def _close(self) -> None:
         for mine in filter(None, (self._control, self._users)):
             mine.close()
+
+
+async def _started(command: bwrap.Command) -> _Nursery:
+    """Start a nursery in a thread, off the event loop; where the caller is cancelled meanwhile, it is ended.
+
+    Raises:
+        OSError: it cannot be started.
+    """
+    starting = asyncio.ensure_future(asyncio.to_thread(_Nursery, command))
+    try:
+        return await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        with contextlib.suppress(OSError):
+            await (await starting).end()
+        raise
 
 
 def _popen(args: list[str], fd: int, passed: list[int]) -> "subprocess.Popen[bytes]":
@@ -492,7 +507,7 @@ class LocalSandbox(Sandbox):
     async def _try(self, command: bwrap.Command) -> tuple[_Nursery | None, str]:
         """Start one nursery and a first session in it; return it, or None and the first line of what went wrong."""
         try:
-            nursery = _Nursery(command)
+            nursery = await _started(command)
         except OSError as exc:
             return None, str(exc)
         try:
