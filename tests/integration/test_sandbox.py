@@ -35,10 +35,16 @@ async def session() -> AsyncIterator[LocalSession]:
     await sandbox.aclose()
 
 
+def children_of(pid: int | str) -> list[int]:
+    """Return the processes that any thread of a process has started and not reaped."""
+    lists = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/children")]
+    return [int(child) for text in lists for child in text.split()]
+
+
 def offspring(pid: int) -> list[int]:
     """Return the processes under a process, zombies included, that are there now."""
     try:
-        found = [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        found = children_of(pid)
     except OSError:
         return []
     return found + [p for child in found for p in offspring(child)]
@@ -46,8 +52,7 @@ def offspring(pid: int) -> list[int]:
 
 def children() -> list[str]:
     """Return the command names of this process's children, zombies included."""
-    pids = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-    return [Path(f"/proc/{pid}/comm").read_text().strip() for pid in pids]
+    return [Path(f"/proc/{pid}/comm").read_text().strip() for pid in children_of("self")]
 
 
 def descriptors() -> int:
