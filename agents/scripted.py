@@ -160,7 +160,7 @@ def carry(steps: Sequence[Equation], givens: Sequence[str]) -> list[str]:
     A number that comes from nowhere (neither given nor a result) while an earlier result is used by no step stands for
     that result: the latest such one is put in its place.
     """
-    used = {n for step in steps for m in _OPERAND.findall(_bare(step.lhs)) for n in (m, m.lstrip("-"))}
+    used = {n for step in steps for m in _OPERAND.findall(_spaced(step.lhs)) for n in (m, m.lstrip("-"))}
     idle = [i for i, step in enumerate(steps[:-1]) if step.rhs not in used]
 
     def source(number: str, before: int) -> str | None:
@@ -181,15 +181,15 @@ def carry(steps: Sequence[Equation], givens: Sequence[str]) -> list[str]:
         idle.remove(orphans[-1])
         return _name(orphans[-1])
 
-    return [_OPERAND.sub(lambda m, i=i: replaced(m, i), _bare(step.lhs)) for i, step in enumerate(steps)]
+    return [_OPERAND.sub(lambda m, i=i: replaced(m, i), _spaced(step.lhs)) for i, step in enumerate(steps)]
 
 
 def _name(i: int) -> str:
     return string.ascii_lowercase[i] if i < len(string.ascii_lowercase) else f"r{i}"
 
 
-def _bare(expression: str) -> str:
-    return expression.replace(" ", "")
+def _spaced(expression: str) -> str:
+    return " ".join(expression.split())
 
 
 def _check(value: str, claimed: str) -> str:

@@ -8,9 +8,10 @@ import asyncio
 import json
 import resource
 import shutil
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,9 @@ from tools.python import PythonTool
 from tools.sandbox.base import SandboxLimits
 from tools.sandbox.local import LocalSandbox
 from tools.sandbox.pool import SessionPool
+
+
+NOTE_SECONDS = 10.0  # between two notes of a running stage's time: as much as a kill can lose
 
 
 @asynccontextmanager
@@ -64,9 +68,15 @@ def load_parts(cfg: RunConfig) -> dict[str, list[Task]]:
     """
     t = cfg.tasks
     sizes: dict[str, int] = {"harvest": t.n_harvest, "grpo": t.n_grpo, "eval": t.n_eval}
-    wanted = min(sum(sizes.values()), t.limit or sum(sizes.values()))
-    found = sources.load_tasks(t.source, wanted, cfg.seed, dict(t.families), t.difficulty)
-    return sources.split_tasks(found, sizes)
+    if not t.source.startswith("reasoning_gym"):
+        wanted = min(sum(sizes.values()), t.limit or sum(sizes.values()))
+        return sources.split_tasks(sources.load_tasks(t.source, wanted, cfg.seed), sizes)
+    harvested, weights = sizes.pop("harvest"), dict(t.families)
+    found = sources.load_tasks(t.source, sum(sizes.values()), cfg.seed, weights, t.difficulty)
+    parts = sources.split_tasks(found, sizes)
+    weights = {family: weight * t.harvest_emphasis.get(family, 1.0) for family, weight in weights.items()}
+    parts["harvest"] = sources.load_tasks(t.source, harvested, cfg.seed, weights, t.difficulty, apart_from=found)
+    return parts
 
 
 class Run:
@@ -91,16 +101,29 @@ class Run:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[dict[str, Any]]:
-        """Time a stage: the seconds of all sittings are added up, also when this one ends in an error."""
+        """Time a stage: the seconds of all sittings are added up, also of those that ended in an error or a kill."""
         entry = dict(self.stages.get(name, {}))
-        before, started = entry.get("wall_s", 0.0), time.monotonic()
+        before, started, ended = entry.get("wall_s", 0.0), time.monotonic(), threading.Event()
+
+        def note() -> None:
+            entry["wall_s"] = before + time.monotonic() - started
+            entry["peak_memory_mb"] = max(entry.get("peak_memory_mb", 0.0), peak_memory_mb())
+            self._keep(name, dict(entry))
+
+        def note_often() -> None:
+            while not ended.wait(NOTE_SECONDS):
+                with suppress(OSError):  # the stage itself will say that the disk is full
+                    note()
+
+        clock = threading.Thread(target=note_often, name="retort-stage-clock", daemon=True)
+        clock.start()
         try:
             yield entry
             entry["done"] = True
         finally:
-            entry["wall_s"] = before + time.monotonic() - started
-            entry["peak_memory_mb"] = max(entry.get("peak_memory_mb", 0.0), peak_memory_mb())
-            self._keep(name, entry)
+            ended.set()
+            clock.join()
+            note()
 
     def done(self, name: str) -> bool:
         """Whether a stage has been finished, in this sitting or before; one with failures to try again has not."""

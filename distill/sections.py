@@ -42,6 +42,10 @@ class TasksConfig(Section):
         default={"simple_equations": 0.45, "chain_sum": 0.4, "gsm_symbolic": 0.15},
         description="weights of the reasoning_gym families",
     )
+    harvest_emphasis: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        default={"gsm_symbolic": 3.0, "chain_sum": 0.5},
+        description="how many times its weight a family has among the harvested problems (more of what is hard)",
+    )
     difficulty: float = Field(default=1.0, gt=0, description="of generated problems; 1 is easy")
     n_harvest: int = Field(default=80, ge=1, description="problems that the teacher harvests")
     n_grpo: int = Field(default=40, ge=0, description="problems for GRPO, disjoint from the others")
@@ -132,7 +136,7 @@ class EvalConfig(Section):
     k: int = Field(default=8, ge=1, description="candidates a problem (Best-of-k)")
     batch: int = Field(default=64, ge=1, description="conversations decoded at once")
     temperature: float = Field(default=0.0, ge=0, description="of the verifiers")
-    max_tokens: int = Field(default=112, ge=1, description="of a turn")
+    max_tokens: int = Field(default=96, ge=1, description="of a turn")
     max_turns: int = Field(default=6, ge=3, description="model calls a rollout")
     max_tool_calls: int = Field(default=3, ge=0, description="tool calls a rollout")
     aggregation: Literal["weighted", "mean", "min", "product"] = Field(

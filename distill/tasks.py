@@ -7,7 +7,7 @@ ground_truth, samples[], evaluations[{correct}]`).
 
 import json
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,12 @@ MAX_DRAWS = 20  # reasoning_gym problems drawn for each one kept, at the most
 
 
 def load_tasks(
-    source: str, n: int, seed: int, families: dict[str, float] | None = None, difficulty: float = 1.0
+    source: str,
+    n: int,
+    seed: int,
+    families: dict[str, float] | None = None,
+    difficulty: float = 1.0,
+    apart_from: Sequence[Task] = (),
 ) -> list[Task]:
     """Return up to `n` tasks of a source, shuffled by `seed`.
 
@@ -31,6 +36,7 @@ def load_tasks(
         seed: of the generator and of the shuffle.
         families: reasoning_gym data sets and their shares.
         difficulty: 1.0 is the default; larger numbers, more terms above it.
+        apart_from: reasoning_gym problems that are not drawn again.
 
     Raises:
         ConfigError: no such source or family.
@@ -38,7 +44,7 @@ def load_tasks(
     """
     kind, _, where = source.partition(":")
     if kind == "reasoning_gym":
-        return _generate(n, seed, families or {where: 1.0}, difficulty)
+        return _generate(n, seed, families or {where: 1.0}, difficulty, {t.id for t in apart_from})
     if kind not in ("jsonl", "parquet"):
         raise ConfigError(
             f"tasks.source={source!r}: unknown kind {kind!r}; use reasoning_gym:, jsonl:PATH or parquet:PATH"
@@ -134,20 +140,20 @@ def _candidates(task: Task, record: dict[str, Any], spot: str) -> Iterator[Candi
 # --- reasoning_gym ---------------------------------------------------------------------------------------------------
 
 
-def _generate(n: int, seed: int, families: dict[str, float], difficulty: float) -> list[Task]:
+def _generate(n: int, seed: int, families: dict[str, float], difficulty: float, known: set[str]) -> list[Task]:
     total = sum(families.values())
     if total <= 0:
         raise ConfigError("tasks.families: the shares add up to nothing; give at least one family a share above 0")
     tasks: dict[str, Task] = {}
     for i, (family, share) in enumerate(sorted(families.items())):
         wanted = round(n * share / total)
-        tasks.update(_family(family, wanted, seed * 1000 + i, difficulty))
+        tasks.update(_family(family, wanted, seed * 1000 + i, difficulty, known))
     out = list(tasks.values())
     random.Random(seed).shuffle(out)
     return out[:n]
 
 
-def _family(family: str, n: int, seed: int, difficulty: float) -> dict[str, Task]:
+def _family(family: str, n: int, seed: int, difficulty: float, known: set[str]) -> dict[str, Task]:
     import reasoning_gym
 
     settings = FAMILIES.get(family, dict)(difficulty) if family in FAMILIES else {}
@@ -160,7 +166,7 @@ def _family(family: str, n: int, seed: int, difficulty: float) -> dict[str, Task
         if len(kept) >= n:
             break
         task = _generated_task(problems[i], family, difficulty)
-        if worked_steps(task.question, task.metadata["worked"]) is not None:
+        if task.id not in known and worked_steps(task.question, task.metadata["worked"]) is not None:
             kept[task.id] = task
     return kept
 

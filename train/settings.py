@@ -19,6 +19,12 @@ class StudentConfig(Section):
     )
     lora_rank: int = Field(default=32, ge=0, description="rank of LoRA adapters; 0: full fine-tuning")
     lora_alpha: int = Field(default=64, ge=1, description="scale of LoRA adapters")
+    lora_share: float = Field(
+        default=2 / 3,
+        gt=0,
+        le=1,
+        description="share of the layers, from the top, that have adapters: nothing is computed backward below them",
+    )
 
 
 class SftConfig(Section):
@@ -27,10 +33,10 @@ class SftConfig(Section):
     lr: float = Field(default=1e-3, gt=0, description="peak learning rate")
     epochs: float = Field(default=1.0, gt=0, description="passes over the selected examples")
     max_steps: int | None = Field(
-        default=66, ge=1, description="optimiser steps, more than one epoch if need be; null: by epochs"
+        default=96, ge=1, description="optimiser steps, more than one epoch if need be; null: by epochs"
     )
     batch: int = Field(default=2, ge=1, description="examples a step")
-    micro_batch: int = Field(default=2, ge=1, description="examples a forward pass, of like length")
+    micro_batch: int = Field(default=2, ge=1, description="examples a forward pass")
     warmup_steps: int = Field(default=2, ge=0, description="of the learning rate")
     schedule: Literal["linear", "cosine", "constant"] = Field(default="linear", description="of the learning rate")
     weight_decay: float = Field(default=0.0, ge=0, description="of AdamW")
@@ -41,7 +47,7 @@ class GrpoConfig(Section):
     """Reinforcement learning with group-relative advantages."""
 
     lr: float = Field(default=2e-4, gt=0, description="learning rate")
-    steps: int = Field(default=3, ge=0, description="optimiser steps; 0: no GRPO")
+    steps: int = Field(default=2, ge=0, description="optimiser steps; 0: no GRPO")
     groups: int = Field(default=4, ge=1, description="prompts a step")
     num_generations: int = Field(default=4, ge=2, description="rollouts a prompt (G)")
     micro_batch: int = Field(default=2, ge=1, description="rollouts a forward pass")
@@ -57,8 +63,8 @@ class GrpoConfig(Section):
         description="prompts are the (candidate, role) pairs that the teacher got right; false: all of them",
     )
     forward_share: Rate = Field(default=0.5, description="share of forward verifiers among the prompts")
-    slots: int = Field(default=64, ge=1, description="conversations decoded at once")
-    max_tokens: int = Field(default=112, ge=1, description="of a turn")
+    slots: int = Field(default=32, ge=1, description="conversations decoded at once")
+    max_tokens: int = Field(default=96, ge=1, description="of a turn")
     max_turns: int = Field(default=6, ge=3, description="model calls a rollout")
     max_tool_calls: int = Field(default=3, ge=0, description="tool calls a rollout")
     save_steps: int = Field(default=2, ge=1, description="steps between checkpoints")

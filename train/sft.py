@@ -4,7 +4,9 @@ Inputs: `TrainingExample`s and a student; outputs: the trained model in a folder
 for training and serving: the student's chat template, whose generation markers give the loss mask.
 """
 
+import random
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +56,21 @@ def tokenize(
     return rows, long
 
 
+def in_pairs(examples: Sequence[TrainingExample], seed: int) -> list[TrainingExample]:
+    """Return the examples in a seeded order in which the roles' reviews of one problem, of one label, stand together.
+
+    A batch that holds both shows what makes them differ: the role. At random, a small student mixes up the roles' ways.
+    """
+    piles: dict[tuple[str, bool], dict[str, list[TrainingExample]]] = {}
+    for example in examples:
+        piles.setdefault((example.task_id, example.label), {}).setdefault(example.role, []).append(example)
+    seen = sorted({example.role for example in examples})
+    teams = [team for roles in piles.values() for team in zip_longest(*(roles.get(role, ()) for role in seen))]
+    random.Random(seed).shuffle(teams)
+    whole, others = [t for t in teams if None not in t], [t for t in teams if None in t]
+    return [example for team in [*whole, *others] for example in team if example is not None]
+
+
 def train_sft(
     examples: Sequence[TrainingExample],
     *,
@@ -83,7 +100,7 @@ def train_sft(
     disable_progress_bars()
     keep_freed_memory()
     model, tokenizer = load_student(student.model, master_dtype(student.dtype))
-    rows, long = tokenize(examples, tokenizer, student.max_length)
+    rows, long = tokenize(in_pairs(examples, seed), tokenizer, student.max_length)
     need_disk(out, model.num_parameters())
     trainer = DirectSFTTrainer(
         model=trainable(model, student),
@@ -129,7 +146,7 @@ def sft_arguments(settings: SftConfig, max_length: int, out: Path, seed: int) ->
         data_seed=seed,
         bf16=gpu,
         gradient_checkpointing=gpu,
-        train_sampling_strategy="group_by_length" if settings.micro_batch > 1 else "random",
+        train_sampling_strategy="sequential",  # `in_pairs` has an order
         use_cpu=not gpu,
         dataloader_pin_memory=gpu,
         report_to=[],
