@@ -37,7 +37,6 @@ from tools.sandbox.base import SandboxLimits
 from tools.sandbox.local import LocalSandbox
 from tools.sandbox.pool import SessionPool
 
-
 NOTE_SECONDS = 10.0  # between two notes of a running stage's time: as much as a kill can lose
 
 
