@@ -22,7 +22,7 @@ from agents.types import ROLES, Task
 from distill import tasks as sources
 from distill.harvest import harvest, raise_first, teacher_context
 from distill.progress import Progress
-from distill.sections import RunConfig, SandboxConfig
+from distill.sections import RunConfig
 from distill.select import Selected, select, to_examples
 from distill.store import Row, Store
 from eval.answers import label
@@ -33,9 +33,9 @@ from graphs.state import BidirectionalContext, VerifierContext
 from tools.base import Tool
 from tools.errors import DataError, ModelError, NothingAcceptedError
 from tools.python import PythonTool
-from tools.sandbox.base import SandboxLimits
-from tools.sandbox.local import LocalSandbox
+from tools.sandbox.factory import open_sandbox
 from tools.sandbox.pool import SessionPool
+from tools.sandbox.settings import SandboxConfig
 
 NOTE_SECONDS = 10.0  # between two notes of a running stage's time: as much as a kill can lose
 
@@ -43,8 +43,7 @@ NOTE_SECONDS = 10.0  # between two notes of a running stage's time: as much as a
 @asynccontextmanager
 async def open_tools(sandbox: SandboxConfig) -> AsyncIterator[dict[str, Tool]]:
     """Open the verifiers' tools for the running event loop, and close them."""
-    limits = SandboxLimits(**{name: getattr(sandbox, name) for name in SandboxLimits.model_fields})
-    pool = SessionPool(LocalSandbox(limits, allow_weak=sandbox.allow_weak), max_live=sandbox.max_live)
+    pool = SessionPool(open_sandbox(sandbox), max_live=sandbox.max_live)
     try:
         yield {"python": PythonTool(pool)}
     finally:

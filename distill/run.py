@@ -77,8 +77,10 @@ def _list_keys(cfg: "RunConfig") -> int:
 def _run(cfg: "RunConfig") -> int:
     from distill.config import check_run_dir, save_config
     from distill.store import Store
+    from tools.sandbox.factory import check_sandbox
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    check_sandbox(cfg.sandbox)
     check_run_dir(cfg.run_dir, cfg)
     from distill.pipeline import Run, load_parts
     from train.student import check_student
@@ -93,14 +95,16 @@ def _run(cfg: "RunConfig") -> int:
 
 
 def _reach(cfg: "RunConfig") -> None:
-    """Make sure that the endpoints answer, before anything is written."""
+    """Make sure that the endpoints and a hosted sandbox answer, before anything is written."""
     from agents.chat import EndpointChat, open_chat
     from distill.pipeline import run_async
+    from tools.sandbox.factory import try_hosted
 
     for section in (cfg.solver, cfg.teacher):
         chat = open_chat(section.model, section.base_url)
         if isinstance(chat, EndpointChat):
             run_async(chat.check())
+    run_async(try_hosted(cfg.sandbox))
 
 
 def distil(run: "Run") -> "Results":

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from tools.sandbox.base import SandboxLimits
+from tools.sandbox.settings import SandboxConfig
 from tools.settings import OPERATIONAL, Rate, Section
 from train.settings import GrpoConfig, SftConfig, StudentConfig
 
@@ -104,13 +104,6 @@ class TeacherConfig(ModelSection):
     max_outages: int = Field(
         default=16, ge=1, description="stop after this many failures in a row", json_schema_extra=OPERATIONAL
     )
-
-
-class SandboxConfig(SandboxLimits):
-    """The sandbox of the python tool: limits of one session, and how many."""
-
-    allow_weak: bool = Field(default=False, description="run without bubblewrap, NOT isolated, where it cannot be had")
-    max_live: int = Field(default=64, ge=1, description="sessions at once", json_schema_extra=OPERATIONAL)
 
 
 class SelectConfig(Section):

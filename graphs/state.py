@@ -200,11 +200,11 @@ async def tools_of(context: VerifierContext) -> dict[str, Tool]:
 async def _local_tools() -> AsyncGenerator[dict[str, Tool], None]:
     """Yield the local tools once; close their sandbox with the event loop, which closes its async generators."""
     from tools.python import PythonTool
-    from tools.sandbox.base import SandboxLimits
-    from tools.sandbox.local import LocalSandbox
+    from tools.sandbox.factory import open_sandbox
     from tools.sandbox.pool import SessionPool
+    from tools.sandbox.settings import SandboxConfig
 
-    pool = SessionPool(LocalSandbox(SandboxLimits()))
+    pool = SessionPool(open_sandbox(SandboxConfig()))
     try:
         yield {"python": PythonTool(pool)}
     finally:

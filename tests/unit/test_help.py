@@ -19,7 +19,7 @@ def heavy_after(statement: str) -> list[str]:
 
 
 def test_nothing_heavy_is_loaded() -> None:
-    light = ["distill.run", "agents.chat", "eval.report", "eval.results", *GRAPHS]
+    light = ["distill.run", "tools.sandbox.factory", "agents.chat", "eval.report", "eval.results", *GRAPHS]
     assert heavy_after(f"import {', '.join(light)}") == []
 
 

@@ -32,6 +32,8 @@ HEAVY = frozenset(
         "vllm",
         "ray",
         "datasets",
+        "e2b",
+        "e2b_code_interpreter",
         "pandas",
         "matplotlib",
         "reasoning_gym",
@@ -39,7 +41,7 @@ HEAVY = frozenset(
         "math_verify",
     }
 )
-LIGHT_ROOTS = ("distill.run", "agents.chat", "graphs")
+LIGHT_ROOTS = ("distill.run", "agents.chat", "graphs", "tools.sandbox.factory")
 
 Sources = Mapping[str, str]
 
