@@ -43,7 +43,7 @@ class TasksConfig(Section):
         description="weights of the reasoning_gym families",
     )
     harvest_emphasis: dict[str, Annotated[float, Field(gt=0)]] = Field(
-        default={"gsm_symbolic": 3.0, "chain_sum": 0.5},
+        default={"gsm_symbolic": 2.0},
         description="how many times its weight a family has among the harvested problems (more of what is hard)",
     )
     difficulty: float = Field(default=1.0, gt=0, description="of generated problems; 1 is easy")
