@@ -46,7 +46,7 @@ class SftConfig(Section):
 class GrpoConfig(Section):
     """Reinforcement learning with group-relative advantages."""
 
-    lr: float = Field(default=2e-4, gt=0, description="learning rate")
+    lr: float = Field(default=5e-5, gt=0, description="learning rate")
     steps: int = Field(default=2, ge=0, description="optimiser steps; 0: no GRPO")
     groups: int = Field(default=4, ge=1, description="prompts a step")
     num_generations: int = Field(default=4, ge=2, description="rollouts a prompt (G)")
