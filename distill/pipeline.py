@@ -10,8 +10,8 @@ import resource
 import shutil
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -30,24 +30,24 @@ from eval.held_out import Pool, Reviews, representatives, review_all, scored_poo
 from eval.results import HeldOut, Stage, VerdictRow, held_out
 from graphs import teacher as engine
 from graphs.state import BidirectionalContext, VerifierContext
+from tools import registry
 from tools.base import Tool
 from tools.errors import DataError, ModelError, NothingAcceptedError
-from tools.python import PythonTool
 from tools.sandbox.factory import open_sandbox
 from tools.sandbox.pool import SessionPool
-from tools.sandbox.settings import SandboxConfig
 
 NOTE_SECONDS = 10.0  # between two notes of a running stage's time: as much as a kill can lose
 
 
-@asynccontextmanager
-async def open_tools(sandbox: SandboxConfig) -> AsyncIterator[dict[str, Tool]]:
-    """Open the verifiers' tools for the running event loop, and close them."""
-    pool = SessionPool(open_sandbox(sandbox), max_live=sandbox.max_live)
-    try:
-        yield {"python": PythonTool(pool)}
-    finally:
-        await pool.aclose()
+def open_tools(cfg: RunConfig) -> AbstractAsyncContextManager[dict[str, Tool]]:
+    """Open the verifiers' tools for the running event loop, and close them. Raises as `tools.registry.open_tools`."""
+    return registry.open_tools(cfg.tools, SessionPool(open_sandbox(cfg.sandbox), max_live=cfg.sandbox.max_live))
+
+
+async def try_tools(cfg: RunConfig) -> None:
+    """Open the tools and close them again: what they lack is told before a run begins. Raises as `open_tools`."""
+    async with open_tools(cfg):
+        pass
 
 
 def run_async(work: Any) -> Any:
@@ -166,7 +166,7 @@ class Run:
             entry["retry"] = bool(report.failed or report.unsampled)
 
     async def _harvest(self, progress: Progress) -> Any:
-        async with open_tools(self.cfg.sandbox) as tools:
+        async with open_tools(self.cfg) as tools:
             kinds = {"solver": self._solver(), "teacher": self._teacher(), "tools": tools, "label": label_task}
             await self._sample_held_out(**kinds)
             return await harvest(
@@ -260,7 +260,7 @@ class Run:
                     student=self.cfg.student,
                     settings=self.cfg.grpo,
                     context=self._verifier_context(self.cfg.grpo),
-                    open_tools=lambda: open_tools(self.cfg.sandbox),
+                    open_tools=lambda: open_tools(self.cfg),
                     out=out,
                     seed=self.cfg.seed,
                     on_step=progress.at,
@@ -334,7 +334,7 @@ class Run:
         ) as policy:
 
             async def work() -> None:
-                async with open_tools(self.cfg.sandbox) as tools:
+                async with open_tools(self.cfg) as tools:
                     await review_all(
                         self.pools,
                         context.model_copy(update={"chat": policy.chat, "tools": tools, "model": name}),

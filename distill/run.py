@@ -95,11 +95,12 @@ def _run(cfg: "RunConfig") -> int:
 
 
 def _reach(cfg: "RunConfig") -> None:
-    """Make sure that the endpoints and a hosted sandbox answer, before anything is written."""
+    """Make sure that tools, endpoints and a hosted sandbox answer, before anything is written."""
     from agents.chat import EndpointChat, open_chat
-    from distill.pipeline import run_async
+    from distill.pipeline import run_async, try_tools
     from tools.sandbox.factory import try_hosted
 
+    run_async(try_tools(cfg))
     for section in (cfg.solver, cfg.teacher):
         chat = open_chat(section.model, section.base_url)
         if isinstance(chat, EndpointChat):

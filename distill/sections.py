@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from tools.registry import ToolsConfig
 from tools.sandbox.settings import SandboxConfig
 from tools.settings import OPERATIONAL, Rate, Section
 from train.settings import GrpoConfig, SftConfig, StudentConfig
@@ -149,11 +150,24 @@ class RunConfig(Section):
     solver: SolverConfig = SolverConfig()
     teacher: TeacherConfig = TeacherConfig()
     sandbox: SandboxConfig = SandboxConfig()
+    tools: ToolsConfig = ToolsConfig()
     select: SelectConfig = SelectConfig()
     student: StudentConfig = StudentConfig()
     sft: SftConfig = SftConfig()
     grpo: GrpoConfig = GrpoConfig()
     eval: EvalConfig = EvalConfig()
+
+    @model_validator(mode="after")
+    def _prompts_know_the_tools(self) -> Self:
+        enabled = self.tools.enabled
+        if "python" not in enabled:
+            raise ValueError("tools.enabled should hold python, which the verifiers' prompts tell them to use")
+        if len(enabled) > 1 and self.teacher.style == "compact":
+            raise ValueError(
+                f"tools.enabled is {','.join(enabled)} but the prompts of teacher.style=compact speak of python alone; "
+                "set teacher.style=full, whose system prompt shows every tool's schema"
+            )
+        return self
 
     @property
     def run_dir(self) -> Path:

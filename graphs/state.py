@@ -7,7 +7,8 @@ resolved from the plain fields: `agents.chat.open_chat`, and one local sandbox p
 
 import asyncio
 import operator
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Annotated, Literal, NotRequired
 from weakref import WeakKeyDictionary
 
@@ -24,7 +25,10 @@ Aggregation = Literal["weighted", "mean", "min", "product"]
 
 
 class VerifierContext(BaseModel):
-    """Settings of one verifier run. `base_url` may hold several URLs, comma-separated."""
+    """Settings of one verifier run. `base_url` may hold several URLs, comma-separated.
+
+    `tools` can all be called, but only the system prompt of style "full" describes them: the compact one names python.
+    """
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
@@ -179,7 +183,8 @@ def _open(model: str, base_url: str | None) -> BaseChatModel:
     return open_chat(model, base_url)
 
 
-_held_tools: WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[AsyncGenerator, dict[str, Tool]]] = WeakKeyDictionary()
+Opened = tuple[AbstractAsyncContextManager[dict[str, Tool]], dict[str, Tool]]
+_held_tools: WeakKeyDictionary[asyncio.AbstractEventLoop, Opened] = WeakKeyDictionary()
 
 
 async def tools_of(context: VerifierContext) -> dict[str, Tool]:
@@ -193,19 +198,18 @@ async def tools_of(context: VerifierContext) -> dict[str, Tool]:
     loop = asyncio.get_running_loop()
     if loop not in _held_tools:
         holder = _local_tools()
-        _held_tools[loop] = (holder, await anext(holder))
+        _held_tools[loop] = (holder, await holder.__aenter__())
     return _held_tools[loop][1]
 
 
-async def _local_tools() -> AsyncGenerator[dict[str, Tool], None]:
-    """Yield the local tools once; close their sandbox with the event loop, which closes its async generators."""
-    from tools.python import PythonTool
+def _local_tools() -> AbstractAsyncContextManager[dict[str, Tool]]:
+    """Return the default tools, to be opened.
+
+    Nobody closes them by hand: they are an async generator, and an event loop that ends closes its async generators.
+    """
+    from tools.registry import ToolsConfig, open_tools
     from tools.sandbox.factory import open_sandbox
     from tools.sandbox.pool import SessionPool
     from tools.sandbox.settings import SandboxConfig
 
-    pool = SessionPool(open_sandbox(SandboxConfig()))
-    try:
-        yield {"python": PythonTool(pool)}
-    finally:
-        await pool.aclose()
+    return open_tools(ToolsConfig(), SessionPool(open_sandbox(SandboxConfig())))

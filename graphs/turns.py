@@ -14,8 +14,9 @@ from langchain_core.messages import AIMessage, BaseMessage
 from agents.protocol import CALL_HINT, ParseFailure, parse_tool_calls, strip_thoughts, to_message
 from agents.types import ErrorInfo, StopReason, Turn
 from graphs.state import VerifierContext
-from tools.base import Tool, ToolCall, ToolResult
+from tools.base import Tool, ToolResult
 from tools.errors import RolloutError
+from tools.registry import call_tool
 
 NO_CALLS_LEFT = "(no tool calls left: write your findings)"
 
@@ -124,18 +125,11 @@ async def run_calls(turn: Turn, tools: Mapping[str, Tool], key: str, budget: int
     if isinstance(calls, ParseFailure):
         return [ToolResult(name="", content=f"{calls.reason} {calls.hint}", ok=False)]
     return [
-        await _run_call(call, tools, key)
+        await call_tool(tools, call, key, hint=CALL_HINT)
         if index < budget
         else ToolResult(name=call.name, content="Not run: no tool calls left.", ok=False)
         for index, call in enumerate(calls)
     ]
-
-
-async def _run_call(call: ToolCall, tools: Mapping[str, Tool], key: str) -> ToolResult:
-    if call.name not in tools:
-        content = f"There is no tool {call.name!r}; there is: {', '.join(tools) or 'none'}. {CALL_HINT}"
-        return ToolResult(name=call.name, content=content, ok=False)
-    return await tools[call.name].call(call.arguments, key=key)
 
 
 async def within(seconds: float, where: str, work: Awaitable[dict[str, Any]]) -> dict[str, Any]:
