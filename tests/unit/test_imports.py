@@ -39,6 +39,9 @@ HEAVY = frozenset(
         "reasoning_gym",
         "sympy",
         "math_verify",
+        "bm25s",
+        "markitdown",
+        "trafilatura",
     }
 )
 LIGHT_ROOTS = ("distill.run", "agents.chat", "graphs", "tools.sandbox.factory")
