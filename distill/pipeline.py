@@ -39,6 +39,8 @@ from tools.sandbox.settings import SandboxConfig
 
 NOTE_SECONDS = 10.0  # between two notes of a running stage's time: as much as a kill can lose
 
+TASKS_FILE = "tasks.jsonl"
+
 
 @asynccontextmanager
 async def open_tools(sandbox: SandboxConfig) -> AsyncIterator[dict[str, Tool]]:
@@ -61,10 +63,14 @@ def run_async(work: Any) -> Any:
 def load_parts(cfg: RunConfig) -> dict[str, list[Task]]:
     """Load the problems and split them once, by problem: for the harvest, for GRPO, held out.
 
+    A run that is resumed finds those of a Hub data set in its folder (see `keep_parts`).
+
     Raises:
         ConfigError, DataError: see `distill.tasks.load_tasks`.
     """
-    t = cfg.tasks
+    t, kept = cfg.tasks, cfg.run_dir / TASKS_FILE
+    if kept.is_file():
+        return sources.saved_parts(kept)
     sizes: dict[str, int] = {"harvest": t.n_harvest, "grpo": t.n_grpo, "eval": t.n_eval}
     if not t.source.startswith("reasoning_gym"):
         wanted = min(sum(sizes.values()), t.limit or sum(sizes.values()))
@@ -75,6 +81,13 @@ def load_parts(cfg: RunConfig) -> dict[str, list[Task]]:
     weights = {family: weight * t.harvest_emphasis.get(family, 1.0) for family, weight in weights.items()}
     parts["harvest"] = sources.load_tasks(t.source, harvested, cfg.seed, weights, t.difficulty, apart_from=found)
     return parts
+
+
+def keep_parts(cfg: RunConfig, parts: dict[str, list[Task]]) -> None:
+    """Keep the problems of a Hub data set in the run's folder: it may change, or be out of reach on resumption."""
+    path = cfg.run_dir / TASKS_FILE
+    if cfg.tasks.source.startswith("hf:") and not path.exists():
+        sources.save_parts(parts, path)
 
 
 class Run:

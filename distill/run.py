@@ -82,13 +82,14 @@ def _run(cfg: "RunConfig") -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     check_sandbox(cfg.sandbox)
     check_run_dir(cfg.run_dir, cfg)
-    from distill.pipeline import Run, load_parts
+    from distill.pipeline import Run, keep_parts, load_parts
     from train.student import check_student
 
     check_student(cfg.student.model)
     _reach(cfg)
     parts = load_parts(cfg)  # bad input is found before anything is written
     save_config(cfg, cfg.run_dir)
+    keep_parts(cfg, parts)
     with Store(cfg.run_dir / "store.sqlite") as store:
         _show(distil(Run(cfg, parts, store)), cfg)
     return 0

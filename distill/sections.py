@@ -36,7 +36,9 @@ class TasksConfig(Section):
     """Which problems."""
 
     source: str = Field(
-        default="reasoning_gym:", description="`reasoning_gym:` (offline), `jsonl:PATH`, `parquet:PATH`"
+        default="reasoning_gym:",
+        description="`reasoning_gym:` (offline), `jsonl:PATH`, `parquet:PATH`, `hf:NAME` (polaris, deepscaler, "
+        "areal-boba, gsm8k, math, or org/name?question=…&answer=…)",
     )
     families: Annotated[dict[str, float], AfterValidator(_weights)] = Field(
         default={"simple_equations": 0.45, "chain_sum": 0.4, "gsm_symbolic": 0.15},
@@ -51,7 +53,7 @@ class TasksConfig(Section):
     n_grpo: int = Field(default=40, ge=0, description="problems for GRPO, disjoint from the others")
     n_eval: int = Field(default=25, ge=1, description="held-out problems, disjoint from the others")
     limit: int | None = Field(
-        default=None, ge=1, description="read no more than this many problems of a file; null: all"
+        default=None, ge=1, description="read no more than this many problems of a file or data set; null: all"
     )
 
 
