@@ -127,7 +127,11 @@ def _records(hub: HubSet, rows: Any) -> Iterator[tuple[str, dict[str, Any]]]:
 def _open(hub: HubSet) -> Any:
     """Open the set for streaming: nothing but its list of files is loaded yet."""
     from datasets import load_dataset
+    from datasets.utils.logging import set_verbosity
+    from huggingface_hub.utils.logging import set_verbosity_error
 
+    set_verbosity_error()  # its retries: what they come to is told in one line
+    set_verbosity(logging.CRITICAL)
     if hub.file:
         where = {"path": KINDS.get(Path(hub.file).suffix, "json"), "data_files": {hub.split: _address(hub)}}
     else:

@@ -17,6 +17,10 @@ def _join_urls(value: object) -> object:
     return ",".join(map(str, value)) if isinstance(value, list | tuple) else value
 
 
+def _one_or_more(value: object) -> object:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
 def _plain_name(value: str) -> str:
     if value in ("", ".", "..") or "/" in value or "\\" in value or "\0" in value:
         raise ValueError("should be a plain folder name")
@@ -111,7 +115,12 @@ class TeacherConfig(ModelSection):
 class SelectConfig(Section):
     """Which trajectories become training examples."""
 
-    max_examples: int | None = Field(default=None, ge=1, description="keep at most this many; null: all")
+    max_examples: int | None = Field(
+        default=None, ge=1, description="keep at most this many, chosen by the seed; null: all"
+    )
+    max_prompts: int | None = Field(
+        default=None, ge=1, description="give GRPO at most this many prompts, chosen by the seed; null: all"
+    )
     max_completion_tokens: int = Field(
         default=8192, ge=1, description="drop trajectories whose replies are longer in all"
     )
@@ -122,6 +131,11 @@ class SelectConfig(Section):
     decontaminate_ngram: int = Field(default=13, ge=1, description="words of an n-gram shared with a held-out problem")
     decontaminate_share: float = Field(
         default=0.5, gt=0, le=1, description="drop a problem when this share of its n-grams is held out; 1: all of them"
+    )
+    decontaminate: Annotated[list[str], BeforeValidator(_one_or_more)] = Field(
+        default=[],
+        description="evaluation sets that training must not have seen: math500, gsm8k, gaokao2023en, aime24, aime25, "
+        "hotpotqa, `jsonl:PATH`, `parquet:PATH`, `hf:org/name?split=…&question=…`",
     )
 
 

@@ -8,6 +8,7 @@ ground_truth, samples[], evaluations[{correct}]`).
 import json
 import random
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,34 @@ def read_records(source: str) -> Iterator[tuple[str, dict[str, Any]]]:
     if not path.is_file():
         raise DataError(f"tasks.source={source!r}: no such file {where!r}; check the path")
     return _read_jsonl(path) if kind == "jsonl" else _read_parquet(path)
+
+
+def load_benchmark(name: str) -> list[str]:
+    """Return the questions of an evaluation set.
+
+    Args:
+        name: one of `distill.hub.BENCHMARKS`, `hf:…`, `jsonl:PATH` or `parquet:PATH`.
+
+    Raises:
+        ConfigError: no such set or field.
+        DataError: the Hub cannot be reached; the file is missing, empty or malformed.
+    """
+    from distill.hub import BENCHMARKS, hub_set, read_hub
+
+    kind, _, where = name.partition(":")
+    if kind == "hf" or (name in BENCHMARKS):
+        hub = replace(hub_set(where or name, BENCHMARKS), answer="")
+        found = [record["question"] for _, record in read_hub(hub)]
+    elif kind in ("jsonl", "parquet"):
+        found = [_task(record, spot, name).question for spot, record in read_records(name)]
+    else:
+        raise ConfigError(
+            f"select.decontaminate={name!r}: no such set; there are {', '.join(BENCHMARKS)}, or give hf:…, jsonl:PATH "
+            "or parquet:PATH"
+        )
+    if not found:
+        raise DataError(f"select.decontaminate={name!r}: holds no question; give another source")
+    return found
 
 
 def split_tasks(tasks: list[Task], sizes: dict[str, int]) -> dict[str, list[Task]]:

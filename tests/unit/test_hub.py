@@ -8,7 +8,7 @@ import pytest
 
 from distill import hub
 from distill.hub import BENCHMARKS, PRESETS, HubSet, clean_question, hub_set, read_hub, reference_answer
-from distill.tasks import load_tasks, save_parts, saved_parts
+from distill.tasks import load_benchmark, load_tasks, save_parts, saved_parts
 from tools.errors import ConfigError, DataError
 
 ROWS = {  # one row of each preset, with the columns of its card
@@ -231,6 +231,41 @@ def test_reading_in_order_is_not_shuffled(loader):
     answers.append(Stream([{"question": str(i), "answer": "1"} for i in range(9)]))
     first = [r["question"] for _, r in itertools.islice(read_hub(HubSet("a/b")), 3)]
     assert first == ["0", "1", "2"] and answers[0].shuffled is None
+
+
+def test_benchmarks_by_name_by_file_and_by_set(loader, tmp_path):
+    calls, answers = loader
+    answers.append(Stream([{"problem": "1+1?", "question": "2+2?"}] * 2))  # no answer is needed
+    assert load_benchmark("math500") == ["1+1?", "1+1?"]
+    assert (calls[0]["path"], calls[0]["split"]) == ("HuggingFaceH4/MATH-500", "test")
+    assert load_benchmark("hf:org/name?split=validation") == ["2+2?", "2+2?"]
+    path = tmp_path / "held.jsonl"
+    path.write_text('{"question": "3+3?"}\n')
+    assert load_benchmark(f"jsonl:{path}") == ["3+3?"]
+    with pytest.raises(ConfigError, match="'math50': no such set; there are math500, gsm8k"):
+        load_benchmark("math50")
+    answers[0] = Stream([])
+    with pytest.raises(DataError, match="holds no question"):
+        load_benchmark("gsm8k")
+
+
+def test_a_run_keeps_what_came_from_the_hub_and_needs_it_no_more(loader, tmp_path):
+    from distill.config import load_config
+    from distill.pipeline import keep_inputs, load_benchmarks, load_parts
+
+    _, answers = loader
+    answers.append(Stream([{"question": f"{i}+1?", "answer": "1"} for i in range(8)]))
+    sizes = ["tasks.n_harvest=2", "tasks.n_grpo=1", "tasks.n_eval=1"]
+    named = ["tasks.source=hf:a/b", "select.decontaminate=gsm8k, hf:c/d"]
+    cfg = load_config(sets=[f"out={tmp_path}", *named, *sizes])
+    assert cfg.select.decontaminate == ["gsm8k", "hf:c/d"]
+    parts, benchmarks = load_parts(cfg), load_benchmarks(cfg)
+    assert [len(part) for part in parts.values()] == [2, 1, 1]
+    assert {name: len(found) for name, found in benchmarks.items()} == {"gsm8k": 8, "hf:c/d": 8}
+    cfg.run_dir.mkdir()
+    keep_inputs(cfg, parts, benchmarks)
+    answers[0] = ConnectionError("gone")
+    assert (load_parts(cfg), load_benchmarks(cfg)) == (parts, benchmarks)
 
 
 def test_parts_are_kept_for_resumption(tmp_path):
