@@ -175,7 +175,6 @@ def _write(rows: list[dict[str, Any]], folder: Path) -> None:
 
 def _settings(run: "Run") -> str:
     """Return what `python -m train.sft` and `python -m train.grpo` need of the run's settings, as YAML."""
-    from tools.sandbox.base import SandboxLimits
     from train.settings import TrainingSettings
 
     cfg = run.cfg
@@ -185,7 +184,7 @@ def _settings(run: "Run") -> str:
         student=cfg.student,
         sft=cfg.sft,
         grpo=cfg.grpo,
-        sandbox=SandboxLimits(**{name: getattr(cfg.sandbox, name) for name in SandboxLimits.model_fields}),
+        sandbox=cfg.sandbox,
     )
     return yaml.safe_dump(made.model_dump(mode="json"), sort_keys=False)
 

@@ -27,7 +27,7 @@ def what_is_missing(cfg: RunConfig, shape: Shape | None, large: bool) -> Iterato
         yield from _endpoint(f"{name}.base_url", section.model, section.base_url)
     if cfg.grpo.engine == "vllm_server" and cfg.grpo.steps:
         yield from _endpoint("grpo.vllm.base_url", cfg.student.model, cfg.grpo.vllm.base_url)
-    yield from _student(cfg)
+    yield from _refused(cfg)
     if _from_hub(cfg) and not _answers(*HUB):
         yield f"the network: {HUB[0]} cannot be reached; needed for {', '.join(_from_hub(cfg))}"
     if shape is not None:
@@ -70,13 +70,16 @@ def _answers(host: str, port: int) -> bool:
         return False
 
 
-def _student(cfg: RunConfig) -> Iterator[str]:
+def _refused(cfg: RunConfig) -> Iterator[str]:
+    """Yield what the run itself would say of its sandbox and its student."""
+    from tools.sandbox.factory import check_sandbox
     from train.student import check_student
 
-    try:
-        check_student(cfg.student.model)
-    except ConfigError as error:
-        yield str(error)
+    for check in (lambda: check_sandbox(cfg.sandbox), lambda: check_student(cfg.student.model)):
+        try:
+            check()
+        except ConfigError as error:
+            yield str(error)
 
 
 def _from_hub(cfg: RunConfig) -> list[str]:

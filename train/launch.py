@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from tools.base import Tool
 from tools.errors import ConfigError, DataError
-from tools.sandbox.base import SandboxLimits
+from tools.sandbox.settings import SandboxConfig
 from train.callbacks import StepHook, is_main_process
 from train.settings import TrainingSettings
 
@@ -122,13 +122,13 @@ def finish(report: dict[str, float], out: Path) -> int:
 
 
 @asynccontextmanager
-async def open_python(limits: SandboxLimits) -> AsyncIterator[dict[str, Tool]]:
-    """Open the python tool in a local sandbox for the running event loop, and close it."""
+async def open_python(sandbox: SandboxConfig) -> AsyncIterator[dict[str, Tool]]:
+    """Open the python tool in its sandbox for the running event loop, and close it."""
     from tools.python import PythonTool
-    from tools.sandbox.local import LocalSandbox
+    from tools.sandbox.factory import open_sandbox
     from tools.sandbox.pool import SessionPool
 
-    pool = SessionPool(LocalSandbox(limits))
+    pool = SessionPool(open_sandbox(sandbox), max_live=sandbox.max_live)
     try:
         yield {"python": PythonTool(pool)}
     finally:

@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from tools.sandbox.base import SandboxLimits
+from tools.sandbox.settings import SandboxConfig
 from tools.settings import OPERATIONAL, Rate, Section
 
 
@@ -124,4 +124,4 @@ class TrainingSettings(Section):
     student: StudentConfig = StudentConfig()
     sft: SftConfig = SftConfig()
     grpo: GrpoConfig = GrpoConfig()
-    sandbox: SandboxLimits = SandboxLimits()
+    sandbox: SandboxConfig = SandboxConfig()
