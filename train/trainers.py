@@ -93,12 +93,12 @@ class DirectGRPOTrainer(GRPOTrainer):
                 out["old_per_token_logps"],
                 out["sampling_per_token_logps"],
                 scored,
-                mode=self.args.vllm_importance_sampling_mode,
-                cap=self.args.vllm_importance_sampling_clip_max,
+                mode=self.vllm_importance_sampling_mode,
+                cap=self.vllm_importance_sampling_clip_max,
             )
             for name, value in shares.items():
-                mean = self.accelerator.gather(torch.tensor(value, device=self.accelerator.device)).mean()
-                self._metrics["train" if self.model.training else "eval"][name].append(mean.item())
+                gathered: Any = self.accelerator.gather(torch.tensor(value, device=self.accelerator.device))
+                self._metrics["train"][name].append(gathered.mean().item())
         return out
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Any:

@@ -1,6 +1,7 @@
 """Exported data: the selection of the run, read back by `datasets`, and taken by TRL's SFTTrainer as it is."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -28,7 +29,7 @@ def test_both_kinds_are_read_back(run, tmp_path):
     out = tmp_path / "data"
     assert export(run, out) == {"sft": 8, "grpo": 8}
     cache = str(tmp_path / "cache")
-    sft = load_dataset(str(out), split="train", cache_dir=cache)  # the default configuration
+    sft: Any = load_dataset(str(out), split="train", cache_dir=cache)  # the default configuration
     assert sft.num_rows == 8
     assert sorted(set(sft["role"])) == sorted(ROLES) and sum(sft["verdict"]) == 4
     messages = sft[0]["messages"]
@@ -36,7 +37,7 @@ def test_both_kinds_are_read_back(run, tmp_path):
     assert messages[3]["content"] == "<tool_response>\n2\n</tool_response>"
     assert set(sft["model"]) == {"scripted-teacher"} and set(sft["completion_tokens"]) == {7}
 
-    grpo = load_dataset(str(out), "grpo", split="train", cache_dir=cache)
+    grpo: Any = load_dataset(str(out), "grpo", split="train", cache_dir=cache)
     assert grpo.num_rows == 8 and sum(grpo["label"]) == 4
     for row in grpo:
         assert [m["role"] for m in row["prompt"]] == ["system", "user"]
@@ -72,10 +73,7 @@ def test_trl_supervises_the_same_tokens_as_the_run(run, tmp_path):
         train_dataset=load_dataset(str(out), split="train", cache_dir=str(tmp_path / "cache")),  # pyright: ignore
         processing_class=tokenizer,
     )
-    theirs = [
-        (row["input_ids"], [t if m else IGNORED for t, m in zip(row["input_ids"], row["assistant_masks"], strict=True)])
-        for row in trainer.train_dataset  # pyright: ignore
-    ]
+    theirs = [(row["input_ids"], row["labels"]) for row in trainer.train_dataset]  # pyright: ignore
     with Store(run / "store.sqlite", readonly=True) as store:
         ours, _ = tokenize(to_examples(open_run(run, store).choose().rows), tokenizer, 512)
     assert theirs == [(row["input_ids"], row["labels"]) for row in ours]

@@ -62,8 +62,7 @@ def test_the_trainer_logs_them_each_step(monkeypatch):
     }
     monkeypatch.setattr(GRPOTrainer, "_generate_and_score_completions", lambda self, inputs: dict(given))
     trainer = object.__new__(DirectGRPOTrainer)
-    trainer.model = SimpleNamespace(training=True)  # pyright: ignore
-    trainer.args = SimpleNamespace(vllm_importance_sampling_mode="sequence_mask", vllm_importance_sampling_clip_max=3.0)  # pyright: ignore
+    trainer.vllm_importance_sampling_mode, trainer.vllm_importance_sampling_clip_max = "sequence_mask", 3.0
     trainer.accelerator = SimpleNamespace(gather=lambda t: t[None], device="cpu")  # pyright: ignore
     logged: dict[str, list[float]] = {name: [] for name in shares("sequence_mask")}
     trainer._metrics = {"train": logged}  # pyright: ignore

@@ -97,7 +97,7 @@ def test_rates_by_role_by_hand():
     found = {("forward_verifier", True): (1.0, -1.0), ("forward_verifier", False): (1.0,)}
     found |= {("backward_verifier", True): (1.0,), ("backward_verifier", False): (-1.0,)}
     made = [
-        Group(Prompt(str(i), "p", "s", role, label), tuple(trajectory(True) for _ in rewards), rewards)
+        Group(Prompt(str(i), "p", "s", role, label), tuple(trajectory(True) for _ in rewards), rewards)  # pyright: ignore
         for i, ((role, label), rewards) in enumerate(found.items())
     ]
     m = rollout_metrics(made, made)
