@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agents.chat import open_chat
 from agents.scripted import ScriptedSolver
@@ -23,7 +23,7 @@ from distill import tasks as sources
 from distill.harvest import harvest, raise_first, teacher_context
 from distill.progress import Progress
 from distill.sections import RunConfig
-from distill.select import Selected, select, to_examples
+from distill.select import Selected, select, to_examples, without
 from distill.store import Row, Store
 from eval.answers import label
 from eval.held_out import Pool, Reviews, representatives, review_all, scored_pools, verdict_rows
@@ -37,6 +37,12 @@ from tools.sandbox.factory import open_sandbox
 from tools.sandbox.pool import SessionPool
 
 NOTE_SECONDS = 10.0  # between two notes of a running stage's time: as much as a kill can lose
+
+if TYPE_CHECKING:
+    from train.rollout import Prompt
+
+TASKS_FILE = "tasks.jsonl"
+BENCHMARKS_FILE = "benchmarks.json"
 
 
 def open_tools(cfg: RunConfig) -> AbstractAsyncContextManager[dict[str, Tool]]:
@@ -61,10 +67,14 @@ def run_async(work: Any) -> Any:
 def load_parts(cfg: RunConfig) -> dict[str, list[Task]]:
     """Load the problems and split them once, by problem: for the harvest, for GRPO, held out.
 
+    A run that is resumed finds those of a Hub data set in its folder (see `keep_inputs`).
+
     Raises:
         ConfigError, DataError: see `distill.tasks.load_tasks`.
     """
-    t = cfg.tasks
+    t, kept = cfg.tasks, cfg.run_dir / TASKS_FILE
+    if kept.is_file():
+        return sources.saved_parts(kept)
     sizes: dict[str, int] = {"harvest": t.n_harvest, "grpo": t.n_grpo, "eval": t.n_eval}
     if not t.source.startswith("reasoning_gym"):
         wanted = min(sum(sizes.values()), t.limit or sum(sizes.values()))
@@ -77,12 +87,42 @@ def load_parts(cfg: RunConfig) -> dict[str, list[Task]]:
     return parts
 
 
+def keep_inputs(cfg: RunConfig, parts: dict[str, list[Task]], benchmarks: dict[str, list[str]]) -> None:
+    """Keep what came from the Hub in the run's folder: it may change, or be out of reach on resumption."""
+    path = cfg.run_dir / TASKS_FILE
+    if cfg.tasks.source.startswith("hf:") and not path.exists():
+        sources.save_parts(parts, path)
+    path = cfg.run_dir / BENCHMARKS_FILE
+    if benchmarks and not path.exists():
+        draft = path.with_suffix(".part")
+        draft.write_text(json.dumps(benchmarks), encoding="utf-8")
+        draft.replace(path)
+
+
+def load_benchmarks(cfg: RunConfig) -> dict[str, list[str]]:
+    """Return the questions of the named evaluation sets, from the run's folder where it has them already.
+
+    Raises:
+        ConfigError, DataError: see `distill.tasks.load_benchmark`.
+    """
+    kept = cfg.run_dir / BENCHMARKS_FILE
+    if kept.is_file():
+        return json.loads(kept.read_text(encoding="utf-8"))
+    return {name: sources.load_benchmark(name) for name in cfg.select.decontaminate}
+
+
 class Run:
     """One run: its settings, its folder, its problems, and what its stages measured."""
 
-    def __init__(self, cfg: RunConfig, parts: dict[str, list[Task]], store: Store) -> None:
-        """Set out from what the folder holds; `parts` are the problems (see `load_parts`)."""
-        self.cfg, self.parts, self.store = cfg, parts, store
+    def __init__(
+        self,
+        cfg: RunConfig,
+        parts: dict[str, list[Task]],
+        store: Store,
+        benchmarks: dict[str, list[str]] | None = None,
+    ) -> None:
+        """Set out from what the folder holds; see `load_parts` and `load_benchmarks` for the problems."""
+        self.cfg, self.parts, self.store, self.benchmarks = cfg, parts, store, benchmarks or {}
         self.dir = cfg.run_dir
         self._stages_file = self.dir / "stages.json"
         self.stages: dict[str, dict[str, Any]] = (
@@ -200,13 +240,7 @@ class Run:
             NothingAcceptedError: nothing is left.
         """
         with self.stage("select") as entry:
-            ids = {t.id for t in self.parts["harvest"]}
-            selected = select(
-                [row for row in self.teacher_rows if row.task.id in ids],
-                self.cfg.select,
-                seed=self.cfg.seed,
-                held_out=[t.question for t in self.parts["eval"]],
-            )
+            selected = self.choose()
             entry["funnel"] = selected.funnel.counts
         if not selected.rows:
             raise NothingAcceptedError(
@@ -216,12 +250,23 @@ class Run:
             )
         return selected
 
+    def choose(self) -> Selected:
+        """Return what the rejection filter leaves of the harvest; nothing is written."""
+        ids = {t.id for t in self.parts["harvest"]}
+        return select(
+            [row for row in self.teacher_rows if row.task.id in ids],
+            self.cfg.select,
+            seed=self.cfg.seed,
+            held_out=[t.question for t in self.parts["eval"]],
+            benchmarks=self.benchmarks,
+        )
+
     def sft(self, selected: Selected) -> Path:
         """Fine-tune the student on the selected rows; returns the model's folder."""
         from train.sft import train_sft
 
         out = self.dir / "sft"
-        if not self.done("sft"):
+        if not self.done("sft") and not is_trained(out):
             with self.stage("sft") as entry, Progress("sft", 0, "steps") as progress:
                 out.mkdir(exist_ok=True)
                 entry["report"] = train_sft(
@@ -240,18 +285,10 @@ class Run:
         if self.cfg.grpo.steps == 0:
             return start
         from train.grpo import train_grpo
-        from train.rollout import Prompt
 
         out = self.dir / "grpo"
-        if not self.done("grpo"):
-            ids = {t.id for t in self.parts["grpo"]}
-            rows = [r for r in self.teacher_rows if r.task.id in ids and _teaches(r, self.cfg.grpo.only_decidable)]
-            prompts = [
-                Prompt(
-                    r.trajectory.key, r.task.question, r.candidate.text, r.trajectory.role, bool(r.candidate.correct)
-                )
-                for r in unrepeated(rows)
-            ]
+        if not self.done("grpo") and not is_trained(out):
+            prompts = self.prompts()
             with self.stage("grpo") as entry, Progress("grpo", 0, "steps") as progress:
                 out.mkdir(exist_ok=True)
                 entry["report"] = train_grpo(
@@ -267,6 +304,22 @@ class Run:
                 )
             self._clean_up(out)
         return out / "model"
+
+    def prompts(self) -> "list[Prompt]":
+        """Return what GRPO rolls out on: no problem of a named benchmark, `select.max_prompts` at the most."""
+        from train.grpo import mix_roles
+        from train.rollout import Prompt
+
+        ids, cfg = {t.id for t in self.parts["grpo"]}, self.cfg
+        rows = [r for r in self.teacher_rows if r.task.id in ids and _teaches(r, cfg.grpo.only_decidable)]
+        rows = without(unrepeated(rows), [q for found in self.benchmarks.values() for q in found], cfg.select)
+        prompts = [
+            Prompt(r.trajectory.key, r.task.question, r.candidate.text, r.trajectory.role, bool(r.candidate.correct))
+            for r in rows
+        ]
+        if cfg.select.max_prompts is None:
+            return prompts
+        return mix_roles(prompts, cfg.grpo.forward_share, cfg.seed)[: cfg.select.max_prompts]
 
     def _verifier_context(self, limits: Any) -> VerifierContext:
         return VerifierContext(
@@ -351,6 +404,13 @@ class Run:
     def best_of_n_pools(self, rows: Sequence[VerdictRow]) -> Any:
         """Return the held-out candidates with the verdicts of `rows`, by problem."""
         return scored_pools(self.pools, rows)
+
+
+def is_trained(out: Path) -> bool:
+    """Whether `python -m train.sft` or `train.grpo` has made the model of a stage."""
+    from train.launch import REPORT
+
+    return (out / REPORT).is_file()
 
 
 def label_task(task: Task, text: str) -> bool | None:

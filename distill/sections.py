@@ -18,6 +18,10 @@ def _join_urls(value: object) -> object:
     return ",".join(map(str, value)) if isinstance(value, list | tuple) else value
 
 
+def _one_or_more(value: object) -> object:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
 def _plain_name(value: str) -> str:
     if value in ("", ".", "..") or "/" in value or "\\" in value or "\0" in value:
         raise ValueError("should be a plain folder name")
@@ -37,7 +41,9 @@ class TasksConfig(Section):
     """Which problems."""
 
     source: str = Field(
-        default="reasoning_gym:", description="`reasoning_gym:` (offline), `jsonl:PATH`, `parquet:PATH`"
+        default="reasoning_gym:",
+        description="`reasoning_gym:` (offline), `jsonl:PATH`, `parquet:PATH`, `hf:NAME` (polaris, deepscaler, "
+        "areal-boba, gsm8k, math, or org/name?question=…&answer=…)",
     )
     families: Annotated[dict[str, float], AfterValidator(_weights)] = Field(
         default={"simple_equations": 0.45, "chain_sum": 0.4, "gsm_symbolic": 0.15},
@@ -52,7 +58,7 @@ class TasksConfig(Section):
     n_grpo: int = Field(default=40, ge=0, description="problems for GRPO, disjoint from the others")
     n_eval: int = Field(default=25, ge=1, description="held-out problems, disjoint from the others")
     limit: int | None = Field(
-        default=None, ge=1, description="read no more than this many problems of a file; null: all"
+        default=None, ge=1, description="read no more than this many problems of a file or data set; null: all"
     )
 
 
@@ -110,7 +116,12 @@ class TeacherConfig(ModelSection):
 class SelectConfig(Section):
     """Which trajectories become training examples."""
 
-    max_examples: int | None = Field(default=None, ge=1, description="keep at most this many; null: all")
+    max_examples: int | None = Field(
+        default=None, ge=1, description="keep at most this many, chosen by the seed; null: all"
+    )
+    max_prompts: int | None = Field(
+        default=None, ge=1, description="give GRPO at most this many prompts, chosen by the seed; null: all"
+    )
     max_completion_tokens: int = Field(
         default=8192, ge=1, description="drop trajectories whose replies are longer in all"
     )
@@ -121,6 +132,11 @@ class SelectConfig(Section):
     decontaminate_ngram: int = Field(default=13, ge=1, description="words of an n-gram shared with a held-out problem")
     decontaminate_share: float = Field(
         default=0.5, gt=0, le=1, description="drop a problem when this share of its n-grams is held out; 1: all of them"
+    )
+    decontaminate: Annotated[list[str], BeforeValidator(_one_or_more)] = Field(
+        default=[],
+        description="evaluation sets that training must not have seen: math500, gsm8k, gaokao2023en, aime24, aime25, "
+        "hotpotqa, `jsonl:PATH`, `parquet:PATH`, `hf:org/name?split=…&question=…`",
     )
 
 

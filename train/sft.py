@@ -1,10 +1,14 @@
 """Supervised fine-tuning on selected trajectories (TRL SFTTrainer), loss on assistant tokens only.
 
+`python -m train.sft` trains on exported data, on several GPUs under `accelerate launch`.
+
 Inputs: `TrainingExample`s and a student; outputs: the trained model in a folder, metrics as JSONL. One tokenisation
 for training and serving: the student's chat template, whose generation markers give the loss mask.
 """
 
+import os
 import random
+import sys
 from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
@@ -12,10 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from agents.protocol import wire_messages
 from agents.types import TrainingExample
+from tools.command_line import guarded
 from tools.errors import DataError
 from train.callbacks import StepHook, be_quiet, last_checkpoint, need_disk, trainer_callback
+from train.saving import save_trained
 from train.settings import SftConfig, StudentConfig
-from train.student import load_student, master_dtype, save_student, trainable
+from train.student import load_student, master_dtype, trainable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -111,7 +117,7 @@ def train_sft(
     )
     be_quiet(trainer)
     result = trainer.train(resume_from_checkpoint=last_checkpoint(out))
-    save_student(trainer.model, tokenizer, out / "model")  # pyright: ignore[reportArgumentType]
+    save_trained(trainer, tokenizer, student.model, student, out / "model")
     return {
         "rows": len(rows),
         "too_long": long,
@@ -127,6 +133,7 @@ def sft_arguments(settings: SftConfig, max_length: int, out: Path, seed: int) ->
     from trl.trainer.sft_config import SFTConfig as TrlConfig
 
     gpu = torch.cuda.is_available()
+    batch = max(1, settings.batch // int(os.environ.get("WORLD_SIZE", "1")))  # of each process of a launch
     return TrlConfig(
         output_dir=str(out),
         learning_rate=settings.lr,
@@ -135,8 +142,8 @@ def sft_arguments(settings: SftConfig, max_length: int, out: Path, seed: int) ->
         weight_decay=settings.weight_decay,
         num_train_epochs=settings.epochs,
         max_steps=settings.max_steps or -1,
-        per_device_train_batch_size=min(settings.micro_batch, settings.batch),
-        gradient_accumulation_steps=max(1, settings.batch // settings.micro_batch),
+        per_device_train_batch_size=min(settings.micro_batch, batch),
+        gradient_accumulation_steps=max(1, batch // settings.micro_batch),
         max_length=max_length,
         save_strategy="steps",
         save_steps=settings.save_steps,
@@ -152,3 +159,43 @@ def sft_arguments(settings: SftConfig, max_length: int, out: Path, seed: int) ->
         report_to=[],
         disable_tqdm=True,
     )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `python -m train.sft`; returns the exit code."""
+    from agents.types import Message
+    from train.launch import finish, load_settings, parse, read_rows, shown_steps
+    from train.student import check_student
+
+    args = parse("sft", argv)
+
+    def work() -> int:
+        settings = load_settings(args)
+        check_student(settings.student.model)
+        rows = read_rows(args.data, "sft", ("messages", "role", "verdict", "task_id", "trajectory"))
+        examples = [
+            TrainingExample(
+                messages=tuple(Message(**m) for m in row["messages"]),
+                trajectory_key=row["trajectory"],
+                task_id=row["task_id"],
+                role=row["role"],
+                label=row["verdict"],
+            )
+            for row in rows
+        ]
+        args.out.mkdir(parents=True, exist_ok=True)
+        report = train_sft(
+            examples,
+            student=settings.student,
+            settings=settings.sft,
+            out=args.out,
+            seed=settings.seed,
+            on_step=shown_steps("sft"),
+        )
+        return finish(report, args.out)
+
+    return guarded(work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

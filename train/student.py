@@ -119,8 +119,15 @@ def with_template(tokenizer: "PreTrainedTokenizerBase") -> "PreTrainedTokenizerB
     return tokenizer
 
 
-def load_student(name: str, dtype: str = "auto") -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
+def load_student(
+    name: str, dtype: str = "auto", device: str | None = None
+) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
     """Load model and tokenizer: `auto` is float32 on a CPU (bf16 is emulated on most) and bfloat16 on a GPU.
+
+    Args:
+        name: `smollm2-135m`, a folder or a Hub id.
+        dtype: of the weights.
+        device: where to; None: the GPU of this process, or the CPU where there is none.
 
     Raises:
         ConfigError: the folder or Hub id cannot be loaded.
@@ -138,7 +145,8 @@ def load_student(name: str, dtype: str = "auto") -> "tuple[PreTrainedModel, PreT
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"student.model={name!r}: cannot be loaded ({reason}); give a folder or a Hub id") from error
-    return model.to("cuda" if gpu else "cpu"), with_template(tokenizer)
+    local = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    return model.to(device or (local if gpu else "cpu")), with_template(tokenizer)
 
 
 def master_dtype(dtype: str) -> str:
