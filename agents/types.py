@@ -127,13 +127,15 @@ class Verdict(Frozen):
     """A typed grading result.
 
     `score` is p(true) / (p(true) + p(false)) in [0, 1], None where no probability could be had; `source` says where it
-    comes from. `critique` is the review's text: what the validate stage found.
+    comes from. `critique` is the review's text: what the validate stage found. `extra_tokens` were written to get the
+    score, beyond the trajectory's turns (a forced choice, samples).
     """
 
     passed: bool
     score: float | None = None
     source: Literal["logprobs", "forced_choice", "samples", "verdict", "aggregate"] = "verdict"
     critique: str = ""
+    extra_tokens: int = 0
 
     @property
     def confidence(self) -> float:
@@ -173,8 +175,9 @@ class Trajectory(Frozen):
 
     @property
     def completion_tokens(self) -> int:
-        """Tokens that the model wrote, all turns."""
-        return sum(t.completion_tokens for t in self.turns)
+        """Tokens that the model wrote: all turns, and what the verdict's score cost besides."""
+        extra = self.verdict.extra_tokens if self.verdict else 0
+        return sum(t.completion_tokens for t in self.turns) + extra
 
     @property
     def tool_calls(self) -> int:

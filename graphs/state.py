@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, InstanceOf
 from pydantic.json_schema import SkipJsonSchema
 from typing_extensions import TypedDict  # pydantic makes schemas of typing's from Python 3.12 only
 
+from agents.confidence import Method
 from agents.types import Candidate, ErrorInfo, Role, StopReason, Task, Trajectory, Turn, Verdict
 from tools.base import Tool, ToolResult
 
@@ -37,7 +38,15 @@ class VerifierContext(BaseModel):
     max_trajectory_tokens: int = Field(default=16384, gt=0, description="prompt and reply of the last turn together")
     max_seconds: float = Field(default=600.0, gt=0)
     style: Literal["compact", "full"] = Field(default="compact", description="full is for Qwen3-class models")
-    top_logprobs: int | None = Field(default=20, ge=1, description="asked for at the verdict; none: no confidence")
+    top_logprobs: int | None = Field(
+        default=20, ge=1, description="alternatives a token of the verdict; none: not asked"
+    )
+    confidence: Method = Field(
+        default="auto",
+        description="logprobs of the verdict as generated, forced_choice (one more request), sampled (mean of more "
+        "verdicts); auto: the first of them that an endpoint gives, none where top_logprobs is none",
+    )
+    verdict_samples: int = Field(default=8, gt=0, description="verdicts that are sampled for the confidence")
     chat: SkipJsonSchema[InstanceOf[BaseChatModel] | None] = Field(default=None, exclude=True, repr=False)
     tools: SkipJsonSchema[dict[str, InstanceOf[Tool]] | None] = Field(default=None, exclude=True, repr=False)
 
@@ -52,8 +61,10 @@ class TeacherContext(VerifierContext):
     """Settings of the data engine: the verifiers', and the solver's.
 
     `label(task, text)` says whether a solution is right (None: cannot be told); it is called in a thread. Without it
-    the last numbers are compared.
+    the last numbers are compared. Nothing is asked for the sake of confidence: selection goes by verdicts.
     """
+
+    confidence: Method = "logprobs"
 
     solver_model: str = "scripted-solver"
     solver_base_url: str | None = None

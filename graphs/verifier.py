@@ -8,40 +8,25 @@ leads, and a `Command` takes it there (a conditional edge with a plain function 
 import logging
 import time
 import uuid
-from collections.abc import Sequence
 from functools import cache
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
-from langchain_core.messages import AIMessage
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.runtime import Runtime
 from langgraph.types import Command
 
-from agents.confidence import verdict_confidence
 from agents.protocol import format_observation, to_langchain
-from agents.roles import Stage, prompt_version, render, spec_of, tool_schemas
-from agents.types import Message, StopReason, Trajectory, Verdict
+from agents.roles import prompt_version, render, tool_schemas
+from agents.types import Message, StopReason, Trajectory
+from graphs.asking import Update, seconds_left, take_turn
 from graphs.state import VerifierContext, VerifierInput, VerifierOutput, VerifierState, chat_of, tools_of
-from graphs.turns import (
-    NO_CALLS_LEFT,
-    calls_made,
-    findings,
-    make_turn,
-    run_calls,
-    stop_after,
-    stop_before,
-    tokens_held,
-    unanswered,
-    wants_tools,
-    within,
-)
+from graphs.turns import NO_CALLS_LEFT, calls_made, run_calls, wants_tools, within
 from tools.base import Tool
 from tools.errors import RolloutError
 
 logger = logging.getLogger(__name__)
 
-Update = dict[str, Any]
 RECURSION_LIMIT = 10_000  # the context's own limits end a trajectory long before
 
 
@@ -59,7 +44,7 @@ async def plan(state: VerifierState, runtime: Runtime[VerifierContext]) -> Comma
             solution=state["solution"],
             tools=tool_schemas((await tools_of(context)).values()),
         )
-        return await _take_turn(cast(VerifierState, {**state, **opened}), context, "plan", prompt)
+        return await take_turn(cast(VerifierState, {**state, **opened}), context, "plan", prompt)
 
     update = await within(context.max_seconds, "plan", ask())
     return Command(update=opened | update, goto=after_plan(update))
@@ -73,7 +58,7 @@ async def validate(
     prompt = []
     if state["turns"][-1].stage != "validate":
         prompt = render(state["role"], "validate", context.style)
-    update = await within(_left(state, context), "validate", _take_turn(state, context, "validate", prompt))
+    update = await within(seconds_left(state, context), "validate", take_turn(state, context, "validate", prompt))
     return Command(update=update, goto=after_validate(update))
 
 
@@ -90,7 +75,7 @@ async def tools(state: VerifierState, runtime: Runtime[VerifierContext]) -> Comm
             observation += f"\n{NO_CALLS_LEFT}"
         return {"turns": results, "messages": [to_langchain(Message(role="tool", content=observation))]}
 
-    update = await within(_left(state, context), "tools", call())
+    update = await within(seconds_left(state, context), "tools", call())
     return Command(update=update, goto=after_tools(update))
 
 
@@ -98,7 +83,7 @@ async def verdict(state: VerifierState, runtime: Runtime[VerifierContext]) -> Up
     """Ask for the verdict."""
     context = runtime.context or VerifierContext()
     prompt = render(state["role"], "verdict", context.style)
-    return await within(_left(state, context), "verdict", _take_turn(state, context, "verdict", prompt))
+    return await within(seconds_left(state, context), "verdict", take_turn(state, context, "verdict", prompt))
 
 
 async def finish(state: VerifierState, runtime: Runtime[VerifierContext]) -> Update:
@@ -117,38 +102,6 @@ async def finish(state: VerifierState, runtime: Runtime[VerifierContext]) -> Upd
         seconds=time.monotonic() - state["started"],
     )
     return {"trajectory": trajectory}
-
-
-async def _take_turn(state: VerifierState, context: VerifierContext, stage: Stage, prompt: Sequence[Message]) -> Update:
-    """Ask the chat model and read its reply; `stop` and `outcome` are set when that ends the trajectory."""
-    turns, began = state["turns"], time.monotonic()
-    if stop := stop_before(turns, began - state["started"], context):
-        return {"stop": stop}
-    opening = [to_langchain(message) for message in prompt]
-    messages = [*state["messages"], *opening]
-    reply = await chat_of(context).ainvoke(
-        messages,
-        session=state.get("trajectory_id", ""),
-        stage=stage,
-        max_tokens=min(context.max_tokens, context.max_trajectory_tokens - tokens_held(turns)),
-        temperature=context.temperature,
-        top_logprobs=context.top_logprobs if stage == "verdict" else None,
-    )
-    turn = make_turn(stage, unanswered(messages), reply, time.monotonic() - began)
-    parsed = spec_of(state["role"]).parsers[stage](turn.content)
-    update: Update = {"turns": turn, "messages": [*opening, AIMessage(turn.content)]}
-    if stop := stop_after([*turns, turn], parsed, context):
-        update["stop"] = stop
-    if stop is StopReason.COMPLETED:
-        score = verdict_confidence(reply)
-        source = "verdict" if score is None else "logprobs"
-        update["outcome"] = Verdict(passed=parsed is True, score=score, source=source, critique=findings(turns))
-    return update
-
-
-def _left(state: VerifierState, context: VerifierContext) -> float:
-    """Return the seconds left of the trajectory."""
-    return context.max_seconds - (time.monotonic() - state["started"])
 
 
 async def _release(tools: dict[str, Tool], key: str) -> None:

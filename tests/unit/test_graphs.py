@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from langgraph.graph.state import CompiledStateGraph
 
-from agents.types import Candidate, Message, StopReason, Task, Trajectory
+from agents.types import Candidate, Message, StopReason, Task, Trajectory, Verdict
 from graphs.bidirectional import build_bidirectional
 from graphs.state import BidirectionalContext, BidirectionalInput, TeacherContext, VerifierContext, tools_of
 from graphs.teacher import build_teacher
@@ -39,7 +39,7 @@ async def test_a_whole_review(role: str, style: str) -> None:
     assert done.stop_reason is StopReason.COMPLETED
     assert stages(done) == ["plan", "validate", "validate", "verdict"]
     assert done.verdict is not None
-    assert done.verdict.model_dump() == {"passed": True, "score": None, "source": "verdict", "critique": FINDINGS}
+    assert done.verdict == Verdict(passed=True, score=None, source="verdict", critique=FINDINGS)
     assert [[m.role for m in turn.prompt] for turn in done.turns] == [["system", "user"], ["user"], ["tool"], ["user"]]
     assert done.turns[2].prompt == (Message(role="tool", content="2"),)
     assert [r.content for r in done.turns[1].results] == ["2"]
