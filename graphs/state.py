@@ -8,17 +8,17 @@ resolved from the plain fields: `agents.chat.open_chat`, and one local sandbox p
 import asyncio
 import operator
 from collections.abc import AsyncGenerator, Callable, Sequence
-from typing import Annotated, Literal, NotRequired
+from typing import Annotated, Literal, NotRequired, Self
 from weakref import WeakKeyDictionary
 
 from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.messages import BaseMessage
-from pydantic import BaseModel, ConfigDict, Field, InstanceOf
+from pydantic import BaseModel, ConfigDict, Field, InstanceOf, model_validator
 from pydantic.json_schema import SkipJsonSchema
 from typing_extensions import TypedDict  # pydantic makes schemas of typing's from Python 3.12 only
 
 from agents.confidence import Method
-from agents.types import Candidate, ErrorInfo, Role, StopReason, Task, Trajectory, Turn, Verdict
+from agents.types import ROLES, Candidate, ErrorInfo, Role, StopReason, Task, Trajectory, Turn, Verdict
 from tools.base import Tool, ToolResult
 
 Aggregation = Literal["weighted", "mean", "min", "product"]
@@ -55,6 +55,13 @@ class BidirectionalContext(VerifierContext):
     """Settings of both directions and of how their verdicts are joined."""
 
     aggregation: Aggregation = "weighted"
+    samples: int = Field(default=1, gt=0, description="reviews a direction, averaged; more than 1 needs a temperature")
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.samples > 1 and self.temperature == 0:
+            raise ValueError("samples above 1 would all be the same at temperature 0: set a temperature, such as 0.7")
+        return self
 
 
 class TeacherContext(VerifierContext):
@@ -81,6 +88,12 @@ def record_turn(held: list[Turn], new: Turn | Sequence[ToolResult]) -> list[Turn
     if isinstance(new, Turn):
         return [*held, new]
     return [*held[:-1], held[-1].model_copy(update={"results": tuple(new)})] if new else held
+
+
+def record_reviews(held: list[Trajectory], new: Sequence[Trajectory]) -> list[Trajectory]:
+    """Reducer of `reviews`: by role and sample, in this order; a later state of a review replaces the earlier one."""
+    found = {(ROLES.index(r.role), r.sample_index): r for r in [*held, *new]}
+    return [found[place] for place in sorted(found)]
 
 
 class VerifierInput(TypedDict):
@@ -119,16 +132,18 @@ class BidirectionalInput(TypedDict):
 
 
 class BidirectionalOutput(TypedDict):
-    """Both reviews, and the joint verdict (None where one of them gave none)."""
+    """Both reviews (the first samples), every review in order, and the joint verdict (None where a direction has none)."""
 
     forward: Trajectory
     backward: Trajectory
+    reviews: list[Trajectory]
     verdict: Verdict | None
 
 
 class BidirectionalState(BidirectionalInput):
     """The bidirectional verifier at work."""
 
+    reviews: Annotated[list[Trajectory], record_reviews]
     forward: NotRequired[Trajectory]
     backward: NotRequired[Trajectory]
     verdict: NotRequired[Verdict | None]

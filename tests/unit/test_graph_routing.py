@@ -7,9 +7,9 @@ import pytest
 from langchain_core.messages import AIMessage, HumanMessage
 
 from agents.protocol import ParseFailure
-from agents.types import Candidate, StopReason, Task, Turn, Verdict
-from graphs.bidirectional import AGGREGATIONS, aggregate
-from graphs.state import Aggregation, VerifierContext, record_turn
+from agents.types import Candidate, StopReason, Task, Trajectory, Turn, Verdict
+from graphs.bidirectional import AGGREGATIONS, aggregate, agreed
+from graphs.state import Aggregation, VerifierContext, record_reviews, record_turn
 from graphs.teacher import drop_or_fan_out, is_trivial, labelled, rollouts_of, same_last_number
 from graphs.turns import findings, stop_after, stop_before, unanswered, wants_tools, within
 from graphs.verifier import after_plan, after_tools, after_validate
@@ -154,6 +154,50 @@ def test_a_missing_review_gives_no_joint_verdict() -> None:
 def test_weights_are_normalised() -> None:
     joint = aggregate(Verdict(passed=True, score=1.0), Verdict(passed=True, score=0.0), weights=(3.0, 1.0))
     assert joint is not None and joint.score == pytest.approx(0.75)
+
+
+def given(*votes: bool | float) -> list[Verdict]:
+    """Return verdicts: a bool without a score, a number as the score of a verdict that is true above one half."""
+    return [
+        Verdict(passed=v, critique=str(i)) if isinstance(v, bool) else Verdict(passed=v > 0.5, score=v, critique=str(i))
+        for i, v in enumerate(votes)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "passed", "score", "critique"),
+    [
+        (given(True, False, True), True, 2 / 3, "0"),
+        (given(0.9, 0.2, 0.3), False, 1.4 / 3, "1"),
+        (given(0.2, 0.9), True, 0.55, "1"),  # a tie: the mean confidence decides
+        (given(0.1, 0.9), False, 0.5, "0"),
+        (given(True, False), False, 0.5, "1"),
+        ([None, *given(0.9, 0.7), None], True, 0.8, "0"),
+    ],
+)
+def test_samples_of_a_direction(verdicts: Any, passed: bool, score: float, critique: str) -> None:
+    joint = agreed(verdicts)
+    assert joint is not None
+    assert (joint.passed, joint.score, joint.source) == (passed, pytest.approx(score), "aggregate")
+    assert joint.critique == critique
+
+
+def test_one_sample_is_its_own_verdict() -> None:
+    (only,) = given(0.8)
+    assert agreed([only]) is only
+    assert agreed([None, only]) is only
+    assert agreed([None]) is agreed([]) is None
+
+
+def test_reviews_are_kept_in_order_and_replaced_by_place() -> None:
+    def review(role: Any, index: int, model: str = "") -> Trajectory:
+        return Trajectory(role=role, sample_index=index, model=model, stop_reason=StopReason.COMPLETED)
+
+    forward, backward = [review("forward_verifier", i) for i in (0, 1)], review("backward_verifier", 0)
+    held = record_reviews(record_reviews([], [backward]), forward[::-1])
+    assert held == [*forward, backward]
+    later = review("forward_verifier", 1, "later")
+    assert record_reviews(held, [later]) == [forward[0], later, backward]
 
 
 # --- data engine -----------------------------------------------------------------------------------------------------

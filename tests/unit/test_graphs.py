@@ -5,6 +5,7 @@ import math
 from typing import Any
 
 import pytest
+from pydantic import Field
 from langgraph.graph.state import CompiledStateGraph
 
 from agents.types import Candidate, Message, StopReason, Task, Trajectory, Verdict
@@ -239,7 +240,8 @@ async def test_both_directions_run_at_once_and_are_joined() -> None:
     context = BidirectionalContext(chat=chat, tools={"python": tool}, aggregation="mean")
     given = BidirectionalInput(problem="p", solution="s", trajectory_id="t")
     out = await build_bidirectional().ainvoke(given, context=context)
-    assert set(out) == {"forward", "backward", "verdict"}
+    assert set(out) == {"forward", "backward", "reviews", "verdict"}
+    assert out["reviews"] == [out["forward"], out["backward"]]
     assert (out["forward"].role, out["backward"].role) == ("forward_verifier", "backward_verifier")
     assert (out["verdict"].passed, out["verdict"].score, out["verdict"].source) == (True, 1.0, "aggregate")
     assert {kwargs["session"] for _, kwargs in chat.sent} == {"t:forward_verifier", "t:backward_verifier"}
@@ -261,6 +263,55 @@ async def test_no_joint_verdict_when_a_direction_gave_none() -> None:
         StopReason.ERROR,
         None,
     )
+
+
+class Votes(FakeChat):
+    """Gives each session the verdict that `votes` has for the end of its name; None: the model is down."""
+
+    votes: dict[str, str | None] = Field(default_factory=dict)
+
+    def reply_to(self, stage: str, session: str, asked: int) -> Any:
+        vote = self.votes.get(session.removeprefix("t:"), TRUE)
+        if vote is None:
+            return ModelError("down")
+        return vote if stage == "verdict" else super().reply_to(stage, session, asked)
+
+
+def votes(**by_session: str | None) -> Votes:
+    """Return a chat; keys are like `forward_1`: direction and sample."""
+    names = {f"{k.partition('_')[0]}_verifier:{k.partition('_')[2]}".removesuffix(":0"): v for k, v in by_session.items()}
+    return Votes(replies=script(), votes=names)
+
+
+async def bidirectional(chat: FakeChat, **settings: Any) -> dict[str, Any]:
+    """Run the bidirectional verifier on a small problem."""
+    context = BidirectionalContext(chat=chat, tools={"python": FakePython()}, **settings)
+    return await build_bidirectional().ainvoke(
+        {"problem": "p", "solution": "s", "trajectory_id": "t"}, context=context
+    )
+
+
+async def test_samples_of_each_direction_are_averaged_and_outvoted() -> None:
+    """Forward 2 of 3 true: passed, 2/3. Backward 2 of 2 (one is down): passed, 1. Joint 0.7 * 2/3 + 0.3."""
+    chat = votes(forward_1=FALSE, backward_2=None)
+    out = await bidirectional(chat, samples=3, temperature=0.7)
+    assert [(r.role[:8], r.sample_index) for r in out["reviews"]] == [
+        (side, i) for side in ("forward_", "backward") for i in range(3)
+    ]
+    assert len({k["session"] for _, k in chat.sent}) == 6
+    assert (out["verdict"].passed, out["verdict"].score) == (True, pytest.approx(0.7 * 2 / 3 + 0.3))
+    assert (out["forward"], out["backward"]) == (out["reviews"][0], out["reviews"][3])
+    assert out["reviews"][5].stop_reason is StopReason.ERROR
+
+
+async def test_a_direction_whose_samples_all_failed_gives_no_joint_verdict() -> None:
+    out = await bidirectional(votes(backward_0=None, backward_1=None), samples=2, temperature=0.7)
+    assert out["verdict"] is None and len(out["reviews"]) == 4
+
+
+def test_greedy_samples_are_refused() -> None:
+    with pytest.raises(ValueError, match="set a temperature"):
+        BidirectionalContext(samples=2)
 
 
 # --- teacher ---------------------------------------------------------------------------------------------------------
@@ -365,7 +416,7 @@ def test_live_objects_are_hidden_from_the_schema_of_the_context(build: Any) -> N
     ("build", "given", "given_back"),
     [
         (build_verifier, {"problem", "solution", "role", "trajectory_id"}, {"trajectory"}),
-        (build_bidirectional, {"problem", "solution", "trajectory_id"}, {"forward", "backward", "verdict"}),
+        (build_bidirectional, {"problem", "solution", "trajectory_id"}, {"forward", "backward", "reviews", "verdict"}),
         (build_teacher, {"task"}, {"candidates", "trajectories", "dropped", "errors"}),
     ],
 )
