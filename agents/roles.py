@@ -29,9 +29,14 @@ _PLACEHOLDER = re.compile(r"\{(problem|solution|tools)\}")
 
 @dataclass(frozen=True)
 class RoleSpec:
-    """A role: its name and, stage by stage in order, the parser of the reply."""
+    """A role: its name, the parser of each stage's reply, and what its findings on steps begin with.
+
+    The compact forward reviews count their checks along the solution's equations, so that check k is about step k, and
+    the check after the last one is about the answer. The checks of backward reviews are about the problem.
+    """
 
     name: Role
+    labels: tuple[str, ...] = ("step",)
     parsers: Mapping[Stage, Parser] = field(
         default_factory=lambda: {"plan": parse_plan, "validate": parse_tool_calls, "verdict": parse_verdict}
     )
@@ -43,7 +48,7 @@ class RoleSpec:
 
 
 SPECS: dict[str, RoleSpec] = {
-    "forward_verifier": RoleSpec("forward_verifier"),
+    "forward_verifier": RoleSpec("forward_verifier", labels=("step", "check")),
     "backward_verifier": RoleSpec("backward_verifier"),
 }
 

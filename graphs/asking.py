@@ -8,12 +8,12 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.messages import AIMessage
 
-from agents.confidence import Reading, read_confidence
-from agents.protocol import to_langchain
+from agents.confidence import Confidence, Reading, read_confidence
+from agents.protocol import parse_findings, to_langchain
 from agents.roles import Stage, spec_of
-from agents.types import Message, StopReason, Turn, Verdict
+from agents.types import Message, Role, StopReason, Verdict
 from graphs.state import VerifierContext, VerifierState, chat_of
 from graphs.turns import findings, make_turn, stop_after, stop_before, tokens_held, unanswered
 
@@ -47,7 +47,8 @@ async def take_turn(state: VerifierState, context: VerifierContext, stage: Stage
         update["stop"] = stop
     if stop is StopReason.COMPLETED:
         how = reading_of(context, state.get("trajectory_id", ""), max_tokens)
-        update["outcome"] = await _verdict(parsed is True, [*turns, turn], (messages, reply), how)
+        confidence = await read_confidence(messages, reply, how)
+        update["outcome"] = make_verdict(parsed is True, confidence, findings([*turns, turn]), state["role"])
     return update
 
 
@@ -63,11 +64,16 @@ def reading_of(context: VerifierContext, session: str, max_tokens: int) -> Readi
     )
 
 
-async def _verdict(
-    passed: bool, turns: Sequence[Turn], asked: tuple[Sequence[BaseMessage], AIMessage], how: Reading
-) -> Verdict:
-    score, source, tokens = await read_confidence(*asked, how)
-    return Verdict(passed=passed, score=score, source=source, critique=findings(turns), extra_tokens=tokens)
+def make_verdict(passed: bool, confidence: Confidence, critique: str, role: Role) -> Verdict:
+    """Return the verdict of a review, its critique read for findings on steps."""
+    return Verdict(
+        passed=passed,
+        score=confidence.score,
+        source=confidence.source,
+        critique=critique,
+        extra_tokens=confidence.tokens,
+        findings=parse_findings(critique, spec_of(role).labels),
+    )
 
 
 def seconds_left(state: VerifierState, context: VerifierContext) -> float:

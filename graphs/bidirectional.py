@@ -52,7 +52,8 @@ def aggregate(
         weights: Weights of forward and backward ("weighted" only); they need not sum to one.
 
     Returns:
-        Passed when both passed; a score in [0, 1]; both critiques. None where either verdict is missing: a review that
+        Passed when both passed; a score in [0, 1]; both critiques; the findings on steps are those of the first direction
+        that found one wrong. None where either verdict is missing: a review that
         failed is not a review that found no error.
     """
     if forward is None or backward is None:
@@ -62,6 +63,7 @@ def aggregate(
         score=AGGREGATIONS[method](forward.confidence, backward.confidence, weights),
         source="aggregate",
         critique=f"Forward: {forward.critique}\nBackward: {backward.critique}",
+        findings=next((v.findings for v in (forward, backward) if v.first_error is not None), forward.findings),
     )
 
 
@@ -73,7 +75,7 @@ def agreed(verdicts: Sequence[Verdict | None]) -> Verdict | None:
 
     Returns:
         The verdict itself where there is one only. Else: passed by majority, a tie by the mean confidence (above 0.5);
-        the mean of the confidences; critique of the first sample of the majority. None where no sample gave a verdict.
+        the mean of the confidences; critique and findings of the first sample of the majority. None where no sample gave a verdict.
     """
     given = [v for v in verdicts if v is not None]
     if len(given) < 2:
@@ -81,8 +83,8 @@ def agreed(verdicts: Sequence[Verdict | None]) -> Verdict | None:
     mean = fmean(v.confidence for v in given)
     ahead = 2 * sum(v.passed for v in given) - len(given)
     passed = ahead > 0 or (ahead == 0 and mean > 0.5)
-    critique = next(v.critique for v in given if v.passed == passed)
-    return Verdict(passed=passed, score=mean, source="aggregate", critique=critique)
+    voice = next(v for v in given if v.passed == passed)
+    return voice.model_copy(update={"score": mean, "source": "aggregate", "extra_tokens": 0})
 
 
 def joint_verdict(reviews: Sequence[Trajectory], context: BidirectionalContext) -> Verdict | None:

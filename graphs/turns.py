@@ -11,7 +11,7 @@ from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage
 
-from agents.protocol import CALL_HINT, ParseFailure, parse_tool_calls, strip_thoughts, to_message
+from agents.protocol import CALL_HINT, ParseFailure, parse_tool_calls, to_message, without_calls
 from agents.types import ErrorInfo, StopReason, Turn
 from graphs.state import VerifierContext
 from tools.base import Tool, ToolCall, ToolResult
@@ -102,8 +102,8 @@ def _tuple(values: Sequence[Any] | None) -> tuple[Any, ...] | None:
 
 
 def findings(turns: Sequence[Turn]) -> str:
-    """Return the text of the last validate reply, without its thoughts."""
-    texts = [strip_thoughts(turn.content).strip() for turn in turns if turn.stage == "validate"]
+    """Return the text of the last validate reply, without thoughts and tool calls."""
+    texts = [without_calls(turn.content) for turn in turns if turn.stage == "validate"]
     return texts[-1] if texts else ""
 
 

@@ -73,4 +73,5 @@ async def test_rows_written_before_are_read() -> None:
     row["verdict"] = {"passed": False, "score": None, "source": "verdict", "critique": "Check 2 fails."}
     old = Trajectory.model_validate(row)
     assert old.key == done.key
-    assert old.verdict is not None and old.verdict.extra_tokens == 0
+    assert old.verdict is not None
+    assert (old.verdict.extra_tokens, old.verdict.findings, old.verdict.first_error) == (0, (), None)

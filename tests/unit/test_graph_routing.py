@@ -7,7 +7,7 @@ import pytest
 from langchain_core.messages import AIMessage, HumanMessage
 
 from agents.protocol import ParseFailure
-from agents.types import Candidate, StopReason, Task, Trajectory, Turn, Verdict
+from agents.types import Candidate, StepFinding, StopReason, Task, Trajectory, Turn, Verdict
 from graphs.bidirectional import AGGREGATIONS, aggregate, agreed
 from graphs.state import Aggregation, VerifierContext, record_reviews, record_turn
 from graphs.teacher import drop_or_fan_out, is_trivial, labelled, rollouts_of, same_last_number
@@ -149,6 +149,21 @@ def test_aggregate_is_the_and_of_the_verdicts(method: Aggregation, forward: bool
 def test_a_missing_review_gives_no_joint_verdict() -> None:
     assert aggregate(None, Verdict(passed=True)) is None
     assert aggregate(Verdict(passed=False), None) is None
+
+
+def test_joint_findings_are_those_of_the_direction_that_found_an_error() -> None:
+    def found(*oks: bool) -> Verdict:
+        steps = [StepFinding(step=i, ok=ok) for i, ok in enumerate(oks, 1)]
+        return Verdict(passed=all(oks), findings=tuple(steps))
+
+    for forward, backward, first in [
+        (found(True, False), found(False), 2),
+        (found(True, True), found(True, False), 2),
+        (found(True), found(), None),
+    ]:
+        joint = aggregate(forward, backward)
+        assert joint is not None and joint.first_error == first
+        assert len(joint.findings) > 0
 
 
 def test_weights_are_normalised() -> None:

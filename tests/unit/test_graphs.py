@@ -8,7 +8,7 @@ import pytest
 from pydantic import Field
 from langgraph.graph.state import CompiledStateGraph
 
-from agents.types import Candidate, Message, StopReason, Task, Trajectory, Verdict
+from agents.types import Candidate, Message, StepFinding, StopReason, Task, Trajectory, Verdict
 from graphs.bidirectional import build_bidirectional
 from graphs.state import BidirectionalContext, BidirectionalInput, TeacherContext, VerifierContext, tools_of
 from graphs.teacher import build_teacher
@@ -78,6 +78,23 @@ async def test_the_score_comes_from_the_verdict_tokens() -> None:
     verdict = (await run(FakeChat(replies=script(verdict=reply)))).verdict
     assert verdict is not None
     assert (verdict.score, verdict.source) == (pytest.approx(0.75), "logprobs")
+
+
+async def test_findings_keep_their_step_numbers() -> None:
+    review = "Step 1: ok.\nStep 2: wrong. 3 + 3 is 6.\nStep 4: wrong.\nFirst error: Step 2."
+    verdict = (await run(FakeChat(replies=script(validate=(CALL, review), verdict=FALSE)))).verdict
+    assert verdict is not None and verdict.first_error == 2
+    assert verdict.findings == (
+        StepFinding(step=1, ok=True),
+        StepFinding(step=2, ok=False, note="3 + 3 is 6."),
+        StepFinding(step=4, ok=False),
+    )
+
+
+@pytest.mark.parametrize(("role", "first"), [("forward_verifier", 2), ("backward_verifier", None)])
+async def test_checks_of_compact_forward_reviews_are_about_steps(role: str, first: int | None) -> None:
+    verdict = (await run(FakeChat(replies=script(validate="Check 2 fails.", verdict=FALSE)), role=role)).verdict
+    assert verdict is not None and verdict.first_error == first
 
 
 async def test_findings_without_a_tool_call_need_no_session() -> None:
