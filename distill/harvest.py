@@ -13,7 +13,6 @@ from typing import NoReturn
 from langchain_core.language_models import BaseChatModel
 from langgraph.runtime import Runtime
 
-from agents.roles import prompt_version
 from agents.types import ROLES, Candidate, ErrorInfo, Frozen, StopReason, Task, Trajectory
 from distill.progress import Progress
 from distill.sections import RunConfig
@@ -227,7 +226,7 @@ class Harvest:
     def _key(self, rollout: Rollout) -> str:
         """Return the key that the trajectory of a rollout will have."""
         model = getattr(self.context.chat, "model_id", self.context.model)
-        version = prompt_version(rollout["role"], self.context.style)
+        version = self.context.version_of(rollout["role"])
         return Trajectory(
             role=rollout["role"],
             task_id=rollout["task_id"],

@@ -18,6 +18,7 @@ from pydantic.json_schema import SkipJsonSchema
 from typing_extensions import TypedDict  # pydantic makes schemas of typing's from Python 3.12 only
 
 from agents.confidence import Method
+from agents.roles import Mode, prompt_version
 from agents.types import ROLES, Candidate, ErrorInfo, Role, StopReason, Task, Trajectory, Turn, Verdict
 from tools.base import Tool, ToolResult
 
@@ -47,8 +48,30 @@ class VerifierContext(BaseModel):
         "verdicts); auto: the first of them that an endpoint gives, none where top_logprobs is none",
     )
     verdict_samples: int = Field(default=8, gt=0, description="verdicts that are sampled for the confidence")
+    use_plan: bool = Field(default=True, description="plan the review before it; off: an ablation")
+    use_tools: bool = Field(default=True, description="check with tools; off: an ablation")
+    single_pass: bool = Field(default=False, description="one turn that ends in a verdict (GenRM): no plan, no tools")
     chat: SkipJsonSchema[InstanceOf[BaseChatModel] | None] = Field(default=None, exclude=True, repr=False)
     tools: SkipJsonSchema[dict[str, InstanceOf[Tool]] | None] = Field(default=None, exclude=True, repr=False)
+
+    @property
+    def mode(self) -> Mode:
+        """Which parts of a review there are; it chooses the prompts."""
+        return Mode(self.use_plan, self.use_tools, self.single_pass)
+
+    @property
+    def has_tools(self) -> bool:
+        """Whether a review may call tools at all."""
+        return self.use_tools and not self.single_pass
+
+    @property
+    def call_limit(self) -> int:
+        """Tool calls that a trajectory may make."""
+        return self.max_tool_calls if self.has_tools else 0
+
+    def version_of(self, role: str) -> str:
+        """Return the version of the prompts that a role is shown: part of a trajectory's key."""
+        return prompt_version(role, self.style, self.mode)
 
 
 class BidirectionalContext(VerifierContext):

@@ -52,7 +52,7 @@ def stop_after(turns: Sequence[Turn], parsed: object, context: VerifierContext) 
         cut_by_trajectory = tokens_held(turns) >= context.max_trajectory_tokens
         return StopReason.MAX_TOKENS if cut_by_trajectory else StopReason.LENGTH
     if turn.stage == "validate":
-        calls_again = parsed != [] and calls_made(turns[:-1]) >= context.max_tool_calls
+        calls_again = parsed != [] and calls_made(turns[:-1]) >= context.call_limit
         return StopReason.MAX_TOOL_CALLS if calls_again else None
     if isinstance(parsed, ParseFailure):
         return StopReason.UNPARSED
@@ -102,8 +102,13 @@ def _tuple(values: Sequence[Any] | None) -> tuple[Any, ...] | None:
 
 
 def findings(turns: Sequence[Turn]) -> str:
-    """Return the text of the last validate reply, without thoughts and tool calls."""
+    """Return what the review says: the last validate reply, or what a single pass says before its verdict.
+
+    Without thoughts and tool calls.
+    """
     texts = [without_calls(turn.content) for turn in turns if turn.stage == "validate"]
+    if not texts and turns and turns[-1].stage == "verdict":
+        return without_calls(turns[-1].content).partition("<verdict>")[0].strip()
     return texts[-1] if texts else ""
 
 

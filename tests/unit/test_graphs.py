@@ -8,6 +8,7 @@ import pytest
 from pydantic import Field
 from langgraph.graph.state import CompiledStateGraph
 
+from agents.scripted import ScriptedTeacher
 from agents.types import Candidate, Message, StepFinding, StopReason, Task, Trajectory, Verdict
 from graphs.bidirectional import build_bidirectional
 from graphs.state import BidirectionalContext, BidirectionalInput, TeacherContext, VerifierContext, tools_of
@@ -162,6 +163,58 @@ async def test_a_wrong_call_is_answered_with_the_right_form(call: str, told: str
     assert told in result.content and '<tool_call>{"name": "python"' in result.content
     assert done.turns[2].prompt[0].content == result.content
     assert (done.stop_reason, tool.calls) == (StopReason.COMPLETED, [])
+
+
+@pytest.mark.parametrize("style", ["compact", "full"])
+async def test_without_a_plan(style: str) -> None:
+    chat = FakeChat(replies=script())
+    done = await run(chat, style=style, use_plan=False)
+    assert (done.stop_reason, stages(done)) == (StopReason.COMPLETED, ["validate", "validate", "verdict"])
+    assert [[m.role for m in turn.prompt] for turn in done.turns] == [["system", "user"], ["tool"], ["user"]]
+    assert done.turns[0].prompt[1].content.startswith("Problem:\n1+1?\n\nSolution:\n2\n\n# Validate (forward)")
+    assert chat.sent[0][1]["session"] == "t1"
+
+
+@pytest.mark.parametrize("style", ["compact", "full"])
+async def test_without_tools(style: str) -> None:
+    """No tool is opened or shown; a call ends the review as any call beyond the limit does."""
+    tool = FakePython()
+    done = await run(FakeChat(replies=script(validate=FINDINGS)), tool, style=style, use_tools=False)
+    assert (done.stop_reason, stages(done)) == (StopReason.COMPLETED, ["plan", "validate", "verdict"])
+    assert not any("tool" in m.content and "python" in m.content for m in done.messages)
+    called = await run(FakeChat(replies=script()), tool, style=style, use_tools=False)
+    assert (called.stop_reason, called.verdict) == (StopReason.MAX_TOOL_CALLS, None)
+    assert (tool.calls, tool.released) == ([], [])
+
+
+@pytest.mark.parametrize("style", ["compact", "full"])
+async def test_a_single_pass(style: str) -> None:
+    reply = f"Step 1: wrong. It is 3.\n{FALSE}"
+    chat = FakeChat(replies=script(verdict=reply))
+    done = await run(chat, style=style, single_pass=True, top_logprobs=7)
+    assert (done.stop_reason, stages(done)) == (StopReason.COMPLETED, ["verdict"])
+    assert [m.role for m in done.turns[0].prompt] == ["system", "user"]
+    assert done.verdict is not None
+    assert (done.verdict.passed, done.verdict.critique) == (False, "Step 1: wrong. It is 3.")
+    assert done.verdict.first_error == 1
+    assert chat.sent[0][1]["top_logprobs"] == 7
+
+
+async def test_each_ablation_has_keys_of_its_own() -> None:
+    switches: list[dict[str, bool]] = [{}, {"use_plan": False}, {"use_tools": False}, {"single_pass": True}]
+    done = [await run(FakeChat(replies=script(validate=FINDINGS)), None, **s) for s in switches]
+    assert len({t.key for t in done}) == len(switches)
+
+
+@pytest.mark.parametrize(
+    ("switches", "passed"), [({"use_plan": False}, True), ({"use_tools": False}, False), ({"single_pass": True}, False)]
+)
+async def test_the_scripted_teacher_reads_every_mode(switches: dict[str, bool], passed: bool) -> None:
+    """Without tools it can check nothing and says so."""
+    context = VerifierContext(chat=ScriptedTeacher(error_rate=0.0), tools={"python": FakePython("True True")}, **switches)
+    given: Any = {"problem": "Calculate 1 + 1.", "solution": "1 + 1 = 2\nA: 2", "role": "forward_verifier"}
+    done = (await build_verifier().ainvoke(given, context=context))["trajectory"]
+    assert done.stop_reason is StopReason.COMPLETED and done.verdict.passed == passed
 
 
 async def test_only_the_last_reply_is_parsed() -> None:
