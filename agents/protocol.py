@@ -27,6 +27,7 @@ _FINDING = re.compile(
     r"^[ \t>*_#-]*(Step|Check)[ \t]*(\d{1,4})\b[ \t:.)*_-]*(ok|holds|wrong|fails)\b[ \t:.,;*_—-]*(.*)$",
     re.IGNORECASE | re.MULTILINE,
 )
+FINDING_LABELS = ("step", "check")  # what a finding line may begin with
 _DECODER = json.JSONDecoder(strict=False)  # models write raw line breaks inside strings
 _ROLES = {"human": "user", "ai": "assistant"}  # LangChain's names; the others are called alike
 _LANGCHAIN = {"system": SystemMessage, "user": HumanMessage, "assistant": AIMessage}
@@ -129,8 +130,13 @@ def without_calls(text: str) -> str:
     return "".join([said, *(part.partition(CALL_CLOSE)[2] for part in rest)]).strip()
 
 
+def before_verdict(text: str) -> str:
+    """Return what a turn says before its verdict, without thoughts and tool calls."""
+    return _VERDICT.split(without_calls(text))[0].strip()
+
+
 def parse_findings(text: str, labels: Collection[str] = ("step",)) -> tuple[StepFinding, ...]:
-    """Read the findings of a turn: lines such as `Step 2: wrong. The sum is 41.`
+    """Read the findings of a turn: lines such as `Step 2: wrong. Why`.
 
     Args:
         text: One assistant turn.

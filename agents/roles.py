@@ -2,8 +2,9 @@
 
 Prompts are the text files of `agents/prompts/<style>/<role>.<stage>.txt` and `<style>/system.txt`: style "compact" for
 small students, "full" for Qwen3-class models. Where a mode (no plan, no tools, single pass) needs other words, a file
-says so in its name: `<role>.<stage>.no_tools.txt`; the most specific file that there is is used. They are read once, when this module is imported (a graph's nodes do no
-file I/O). Placeholders are replaced in one pass: braces, LaTeX and "{solution}" inside a problem stay as they are.
+says so in its name: `<role>.<stage>.no_tools.txt`; the most specific file that there is is used. They are read once,
+when this module is imported (a graph's nodes do no file I/O). Placeholders are replaced in one pass: braces, LaTeX and
+"{solution}" inside a problem stay as they are.
 """
 
 import json
@@ -19,14 +20,14 @@ from agents.types import Message, Role, content_id
 from tools.base import Tool, ToolCall
 from tools.errors import ConfigError
 
-Stage = Literal["plan", "validate", "verdict"]
+Stage = Literal["plan", "validate", "verdict", "reconcile"]
 STAGES: tuple[Stage, ...] = ("plan", "validate", "verdict")
 Style = Literal["compact", "full"]
 Parser = Callable[[str], str | list[ToolCall] | bool | ParseFailure]
 
 PROMPTS = Path(__file__).parent / "prompts"
 _TEMPLATES = {p.relative_to(PROMPTS).as_posix(): p.read_text("utf-8").rstrip("\n") for p in PROMPTS.rglob("*.txt")}
-_PLACEHOLDER = re.compile(r"\{(problem|solution|tools)\}")
+_PLACEHOLDER = re.compile(r"\{(problem|solution|tools|review)\}")
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,12 @@ class RoleSpec:
     name: Role
     labels: tuple[str, ...] = ("step",)
     parsers: Mapping[Stage, Parser] = field(
-        default_factory=lambda: {"plan": parse_plan, "validate": parse_tool_calls, "verdict": parse_verdict}
+        default_factory=lambda: {
+            "plan": parse_plan,
+            "validate": parse_tool_calls,
+            "verdict": parse_verdict,
+            "reconcile": parse_verdict,
+        }
     )
 
 
@@ -98,7 +104,7 @@ def render(role: str, stage: str, style: str, mode: Mode = WHOLE, **values: str)
         style: "compact" or "full".
         mode: Which parts of the review there are.
         **values: Text for the placeholders, put in as it is: `problem` and `solution` for the first stage, and `tools`
-            (see `tool_schemas`) where the style's system prompt shows them.
+            (see `tool_schemas`) where the style's system prompt shows them; `review` for `reconcile`.
 
     Returns:
         The messages, in order.
@@ -125,9 +131,14 @@ def tool_schemas(tools: Iterable[Tool]) -> str:
 
 @cache
 def prompt_version(role: str, style: str, mode: Mode = WHOLE) -> str:
-    """Return the hash of every prompt that a role is shown in a style and mode."""
+    """Return the hash of every prompt that a role is shown in a style and mode (before reconciliation)."""
     names = ["system", *(f"{spec_of(role).name}.{stage}" for stage in mode.stages)]
     return content_id(*(_text(style, name, mode) for name in names))
+
+
+def reconciled_version(version: str, role: str, style: str) -> str:
+    """Return the version of a review that was shown the other one after the prompts of `version`."""
+    return content_id(version, _text(style, f"{role}.reconcile", WHOLE))
 
 
 def _text(style: str, name: str, mode: Mode) -> str:

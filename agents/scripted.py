@@ -26,7 +26,7 @@ from agents.types import Task, task_id
 from tools.base import ToolCall
 from tools.errors import ModelError
 
-_HEADING = re.compile(r"^# (Plan|Validate|Verdict) \((forward|backward)\)", re.MULTILINE)
+_HEADING = re.compile(r"^# (Plan|Validate|Verdict|Reconcile) \((forward|backward)\)", re.MULTILINE)
 _EXCERPT = re.compile(r"Problem:\n(.*?)\n\nSolution:\n(.*?)\n\n# (?:Plan|Validate|Verdict) \(", re.DOTALL)
 _OPERAND = re.compile(r"(?:(?<![\w.)])-)?\d+(?:\.\d+)?")
 DECIMALS = 2  # to which solutions round
@@ -80,8 +80,8 @@ class ScriptedTeacher(ScriptedChat):
 
     Forward works the steps out anew, each from the results before it, and compares; backward puts the answer back into
     the problem where that can be done (an expression, an equation), and else asks whether every quantity of the problem
-    is used. With probability `error_rate` a review reads its check the wrong way round. Without tools (none in the system
-    prompt, or a single pass) it can check nothing, and rejects.
+    is used. With probability `error_rate` a review reads its check the wrong way round. Without tools (none in the
+    system prompt, or a single pass) it can check nothing, and rejects.
     """
 
     model_id: str = "scripted-teacher"
@@ -107,6 +107,8 @@ class ScriptedTeacher(ScriptedChat):
         if stage == "Validate":
             return review.findings(observed[-1] if observed else "", wrong)
         findings = next((str(m.content) for m in reversed(messages) if isinstance(m, AIMessage)), "")
+        if stage == "Reconcile":
+            return findings  # its own verdict: arithmetic does not change by being asked twice
         return f"<verdict>{'true' if findings.startswith('All checks hold') else 'false'}</verdict>"
 
 

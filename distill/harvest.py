@@ -18,7 +18,8 @@ from distill.progress import Progress
 from distill.sections import RunConfig
 from distill.store import Store
 from graphs import teacher as engine
-from graphs.state import Rollout, TeacherContext
+from graphs.state import TeacherContext
+from graphs.teacher import Rollout
 from tools.base import Tool
 from tools.errors import ModelError, RetortError, RolloutError, SandboxError, ToolError
 

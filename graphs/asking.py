@@ -38,7 +38,7 @@ async def take_turn(state: VerifierState, context: VerifierContext, stage: Stage
         stage=stage,
         max_tokens=max_tokens,
         temperature=context.temperature,
-        top_logprobs=context.top_logprobs if stage == "verdict" else None,
+        top_logprobs=context.top_logprobs if stage in ("verdict", "reconcile") else None,
     )
     turn = make_turn(stage, unanswered(messages), reply, time.monotonic() - began)
     parsed = spec_of(state["role"]).parsers[stage](turn.content)

@@ -19,9 +19,10 @@ from typing_extensions import TypedDict  # pydantic makes schemas of typing's fr
 
 from agents.confidence import Method
 from agents.roles import Mode, prompt_version
-from agents.types import ROLES, Candidate, ErrorInfo, Role, StopReason, Task, Trajectory, Turn, Verdict
+from agents.types import ROLES, ErrorInfo, Role, StopReason, Task, Trajectory, Turn, Verdict, content_id
 from tools.base import Tool, ToolResult
 
+Share = Annotated[float, Field(ge=0, le=1)]
 Aggregation = Literal["weighted", "mean", "min", "product"]
 
 
@@ -51,6 +52,7 @@ class VerifierContext(BaseModel):
     use_plan: bool = Field(default=True, description="plan the review before it; off: an ablation")
     use_tools: bool = Field(default=True, description="check with tools; off: an ablation")
     single_pass: bool = Field(default=False, description="one turn that ends in a verdict (GenRM): no plan, no tools")
+    early_stop: bool = Field(default=False, description="go to the verdict once a check or a finding refutes a step")
     chat: SkipJsonSchema[InstanceOf[BaseChatModel] | None] = Field(default=None, exclude=True, repr=False)
     tools: SkipJsonSchema[dict[str, InstanceOf[Tool]] | None] = Field(default=None, exclude=True, repr=False)
 
@@ -70,8 +72,9 @@ class VerifierContext(BaseModel):
         return self.max_tool_calls if self.has_tools else 0
 
     def version_of(self, role: str) -> str:
-        """Return the version of the prompts that a role is shown: part of a trajectory's key."""
-        return prompt_version(role, self.style, self.mode)
+        """Return the version of what a role is shown: part of a trajectory's key."""
+        version = prompt_version(role, self.style, self.mode)
+        return content_id(version, "early_stop") if self.early_stop else version
 
 
 class BidirectionalContext(VerifierContext):
@@ -79,9 +82,18 @@ class BidirectionalContext(VerifierContext):
 
     aggregation: Aggregation = "weighted"
     samples: int = Field(default=1, gt=0, description="reviews a direction, averaged; more than 1 needs a temperature")
+    directions: Literal["both", "forward", "backward"] = Field(default="both", description="one alone: an ablation")
+    cascade: tuple[Share, Share] | None = Field(
+        default=None, description="[low, high]: backward is asked where forward's confidence lies inside; none: always"
+    )
+    reconcile: bool = Field(default=False, description="where they disagree, each reads the other's review once")
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
+        if self.directions != "both" and (self.cascade or self.reconcile):
+            raise ValueError("cascade and reconcile need both directions: set directions to both, or leave them out")
+        if self.cascade and self.cascade[0] > self.cascade[1]:
+            raise ValueError("cascade should be [low, high] with low at most high, such as [0.2, 0.8]")
         if self.samples > 1 and self.temperature == 0:
             raise ValueError("samples above 1 would all be the same at temperature 0: set a temperature, such as 0.7")
         return self
@@ -155,10 +167,16 @@ class BidirectionalInput(TypedDict):
 
 
 class BidirectionalOutput(TypedDict):
-    """Both reviews (the first samples), every review in order, and the joint verdict (None where a direction has none)."""
+    """What the reviews came to.
 
-    forward: Trajectory
-    backward: Trajectory
+    `asked` names the directions that were asked, in order: one that was not (cascade, `directions`) did not fail, and
+    the joint verdict is then the other's own. `forward` and `backward` are the first samples (None: not asked),
+    `reviews` are all of them in order. `verdict` is None where a direction that was asked gave none.
+    """
+
+    asked: list[Role]
+    forward: Trajectory | None
+    backward: Trajectory | None
     reviews: list[Trajectory]
     verdict: Verdict | None
 
@@ -166,46 +184,13 @@ class BidirectionalOutput(TypedDict):
 class BidirectionalState(BidirectionalInput):
     """The bidirectional verifier at work."""
 
+    bases: Annotated[dict[str, str], operator.or_]  # role to what the names of its sessions begin with
     reviews: Annotated[list[Trajectory], record_reviews]
-    forward: NotRequired[Trajectory]
-    backward: NotRequired[Trajectory]
+    reconciled: NotRequired[bool]
+    asked: NotRequired[list[Role]]
+    forward: NotRequired[Trajectory | None]
+    backward: NotRequired[Trajectory | None]
     verdict: NotRequired[Verdict | None]
-
-
-class TeacherInput(TypedDict):
-    """One task; candidates that it holds are used as they are."""
-
-    task: Task
-
-
-class TeacherOutput(TypedDict):
-    """Labelled candidates, the verifiers' trajectories (ids filled), why the task was dropped, solver failures."""
-
-    candidates: list[Candidate]
-    trajectories: list[Trajectory]
-    dropped: Literal["", "trivial"]
-    errors: list[ErrorInfo]
-
-
-class TeacherState(TeacherInput):
-    """The data engine at work. `rollouts` arrive as they finish; `trajectories` are the same in a fixed order."""
-
-    candidates: NotRequired[list[Candidate]]
-    errors: NotRequired[list[ErrorInfo]]
-    rollouts: Annotated[list[Trajectory], operator.add]
-    trajectories: NotRequired[list[Trajectory]]
-    dropped: NotRequired[Literal["", "trivial"]]
-
-
-class Rollout(TypedDict):
-    """One verification that the data engine sends out. It holds no ground truth."""
-
-    problem: str
-    task_id: str
-    candidate_id: str
-    solution: str
-    role: Role
-    sample_index: int
 
 
 def chat_of(context: VerifierContext) -> BaseChatModel:

@@ -23,7 +23,7 @@ from agents.roles import Stage, render, tool_schemas
 from agents.types import Message, StopReason, Trajectory
 from graphs.asking import Update, seconds_left, take_turn
 from graphs.state import VerifierContext, VerifierInput, VerifierOutput, VerifierState, chat_of, tools_of
-from graphs.turns import NO_CALLS_LEFT, calls_made, run_calls, wants_tools, within
+from graphs.turns import NO_CALLS_LEFT, REFUTED, calls_made, is_refuted, refutes, run_calls, wants_tools, within
 from tools.base import Tool
 from tools.errors import RolloutError
 
@@ -32,9 +32,7 @@ logger = logging.getLogger(__name__)
 RECURSION_LIMIT = 10_000  # the context's own limits end a trajectory long before
 
 
-async def enter(
-    state: VerifierState, runtime: Runtime[VerifierContext]
-) -> Literal["plan", "validate", "verdict"]:
+async def enter(state: VerifierState, runtime: Runtime[VerifierContext]) -> Literal["plan", "validate", "verdict"]:
     """Begin with the first stage that the context has."""
     return cast(Literal["plan", "validate", "verdict"], context_of(runtime).mode.opening)
 
@@ -49,12 +47,14 @@ async def validate(
     state: VerifierState, runtime: Runtime[VerifierContext]
 ) -> Command[Literal["tools", "verdict", "finish"]]:
     """Ask for a check or for the findings; after a tool call the observation is the prompt."""
-    update = await _ask(state, context_of(runtime), "validate")
-    return Command(update=update, goto=after_validate(update))
+    context = context_of(runtime)
+    update = await _ask(state, context, "validate")
+    refuted = context.early_stop and "turns" in update and is_refuted([*state["turns"], update["turns"]])
+    return Command(update=update, goto=after_validate(update, refuted))
 
 
 async def tools(state: VerifierState, runtime: Runtime[VerifierContext]) -> Command[Literal["validate", "finish"]]:
-    """Run the calls of the last turn; say so when no calls are left."""
+    """Run the calls of the last turn; say so when no calls are left, or a check has failed and that is enough."""
     context = context_of(runtime)
     turns, key = state["turns"], state.get("trajectory_id", "")
     budget = context.call_limit - calls_made(turns[:-1])
@@ -62,7 +62,9 @@ async def tools(state: VerifierState, runtime: Runtime[VerifierContext]) -> Comm
     async def call() -> Update:
         results = await run_calls(turns[-1], await tools_of(context), key, budget)
         observation = format_observation(results)
-        if budget <= len(turns[-1].tool_calls):
+        if context.early_stop and any(refutes(result) for result in results):
+            observation += f"\n{REFUTED}"
+        elif budget <= len(turns[-1].tool_calls):
             observation += f"\n{NO_CALLS_LEFT}"
         return {"turns": results, "messages": [to_langchain(Message(role="tool", content=observation))]}
 
@@ -135,11 +137,14 @@ def after_plan(update: Update) -> Literal["validate", "finish"]:
     return "finish" if "stop" in update else "validate"
 
 
-def after_validate(update: Update) -> Literal["tools", "verdict", "finish"]:
-    """A tool call, well-formed or not, is answered; a reply without one holds the findings and leads to the verdict."""
+def after_validate(update: Update, refuted: bool = False) -> Literal["tools", "verdict", "finish"]:
+    """A tool call, well-formed or not, is answered; a reply without one holds the findings and leads to the verdict.
+
+    With `refuted` (early stop: `graphs.turns.is_refuted`) the verdict is next in any case, and a call is not run.
+    """
     if "stop" in update:
         return "finish"
-    return "tools" if wants_tools(update["turns"]) else "verdict"
+    return "tools" if wants_tools(update["turns"]) and not refuted else "verdict"
 
 
 def after_tools(update: Update) -> Literal["validate", "finish"]:
