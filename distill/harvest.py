@@ -13,13 +13,13 @@ from typing import NoReturn
 from langchain_core.language_models import BaseChatModel
 from langgraph.runtime import Runtime
 
-from agents.roles import prompt_version
 from agents.types import ROLES, Candidate, ErrorInfo, Frozen, StopReason, Task, Trajectory
 from distill.progress import Progress
 from distill.sections import RunConfig
 from distill.store import Store
 from graphs import teacher as engine
-from graphs.state import Rollout, TeacherContext
+from graphs.state import TeacherContext
+from graphs.teacher import Rollout
 from tools.base import Tool
 from tools.errors import ModelError, RetortError, RolloutError, SandboxError, ToolError
 
@@ -227,7 +227,7 @@ class Harvest:
     def _key(self, rollout: Rollout) -> str:
         """Return the key that the trajectory of a rollout will have."""
         model = getattr(self.context.chat, "model_id", self.context.model)
-        version = prompt_version(rollout["role"], self.context.style)
+        version = self.context.version_of(rollout["role"])
         return Trajectory(
             role=rollout["role"],
             task_id=rollout["task_id"],
