@@ -94,7 +94,7 @@ class DirectGRPOTrainer(GRPOTrainer):
                 out["sampling_per_token_logps"],
                 scored,
                 mode=self.vllm_importance_sampling_mode,
-                cap=self.vllm_importance_sampling_clip_max,
+                cap=float(self.vllm_importance_sampling_clip_max or "inf"),
             )
             for name, value in shares.items():
                 gathered: Any = self.accelerator.gather(torch.tensor(value, device=self.accelerator.device))
