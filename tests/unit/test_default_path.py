@@ -25,7 +25,7 @@ CONVERSATIONS: dict[Role, list[tuple[str, str]]] = {
         (
             "assistant",
             '<tool_call>{"name": "python", "arguments": '
-            '{"code": "a = 12 + 30; b = a - 5; print(a == 42, b == 36, b == 36)"}}'
+            '{"code": "print((a:=12 + 30)==42, (b:=a - 5)==36, b==36)"}}'
             "</tool_call>",
         ),
         ("tool", "True False True"),
@@ -42,7 +42,7 @@ CONVERSATIONS: dict[Role, list[tuple[str, str]]] = {
         ),
         ("assistant", "<plan>compute the expression, compare with the answer</plan>"),
         ("user", "# Validate (backward)\nCheck the answer against the problem."),
-        ("assistant", '<tool_call>{"name": "python", "arguments": {"code": "print(12 + 30 - 5 == 36)"}}</tool_call>'),
+        ("assistant", '<tool_call>{"name": "python", "arguments": {"code": "print(12 + 30 - 5==36)"}}</tool_call>'),
         ("tool", "True False True"),
         ("assistant", "Check 2 fails."),
         ("user", "# Verdict (backward)"),
