@@ -95,11 +95,7 @@ class DirectGRPOTrainer(GRPOTrainer):
                 out["sampling_per_token_logps"],
                 scored,
                 mode=self.vllm_importance_sampling_mode,
-<<<<<<< HEAD
-                cap=float(self.vllm_importance_sampling_clip_max or "inf"),
-=======
                 cap=self.vllm_importance_sampling_clip_max or math.inf,
->>>>>>> 54c3a8be8aad22c2cbc44ad5819ae9d3e405d16a
             )
             for name, value in shares.items():
                 gathered: Any = self.accelerator.gather(torch.tensor(value, device=self.accelerator.device))
