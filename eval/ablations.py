@@ -90,13 +90,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 def work(args: argparse.Namespace) -> None:
     """Review, measure, report."""
     from eval import ablation_report as report
-    from eval.best_of_n_report import show
     from eval.candidates import load_candidates
     from eval.recorded import recorded
+    from eval.report import show
     from eval.reviews import default_folder
-    from eval.verifier import Verifier, changed, context_of, identity
+    from eval.verifier import changed, identity, verifier_of
 
-    verifier = Verifier(context_of(args.model, args.base_url, args.set), args.concurrency, args.max_outages)
+    verifier = verifier_of(args)
     others = {label: changed(verifier.context, [f"model={m}"]) for label, m in map(_labelled, args.beside)}
     problems = load_candidates(args.candidates, args.limit).problems
     folder = args.out or default_folder(args.candidates, args.model)

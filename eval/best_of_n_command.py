@@ -64,10 +64,11 @@ def work(args: argparse.Namespace) -> None:
     from eval import best_of_n_report as report
     from eval.candidates import load_candidates
     from eval.probes import with_probe
+    from eval.report import show
     from eval.reviews import default_folder
-    from eval.verifier import Verifier, context_of
+    from eval.verifier import verifier_of
 
-    verifier = Verifier(context_of(args.model, args.base_url, args.set), args.concurrency, args.max_outages)
+    verifier = verifier_of(args)
     loaded = load_candidates(args.candidates, args.limit)
     folder = args.out or default_folder(args.candidates, args.model)
     ns = pool_sizes(min(len(p.candidates) for p in loaded.problems), args.n)
@@ -81,7 +82,7 @@ def work(args: argparse.Namespace) -> None:
         notes.append(f"{loaded.unlabelled} candidates without a label are left out.")
     made = made.model_copy(update={"notes": tuple(notes)})
     report.write(made, folder, NAME)
-    report.show(report.sections(made), [*notes, f"numbers {folder / NAME}.json   picture {folder / NAME}.png"])
+    show(report.sections(made), [*notes, f"numbers {folder / NAME}.json   picture {folder / NAME}.png"])
 
 
 def pool_sizes(smallest: int, asked: Sequence[int] | None) -> tuple[int, ...]:

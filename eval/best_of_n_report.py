@@ -4,8 +4,6 @@ Input: `Curve`s and `Saving`s. Output: `Report`, saved as JSON; sections; a PNG 
 tokens.
 """
 
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,6 @@ from eval.results import Machine, package_versions, this_machine
 from eval.selective import Rule
 from tools.whole import write_whole
 
-WIDE = 240
 BUDGETS = (0.1, 0.25, 0.5, 1.0)  # of full verification at the largest N
 
 
@@ -116,15 +113,3 @@ def write(report: Report, folder: Path, name: str) -> None:
 
     report.save(folder / f"{name}.json")
     draw_curves(list(report.curves.values()), folder / f"{name}.png")
-
-
-def show(tables: Sequence[Section], notes: Sequence[str]) -> None:
-    """Write tables and notes to stdout."""
-    from rich.console import Console
-
-    console = Console(soft_wrap=True, width=None if sys.stdout.isatty() else WIDE)  # a file or pipe has no width
-    for section in tables:
-        console.print(section.table())
-        console.print()
-    for note in notes:
-        console.print(note)

@@ -5,11 +5,10 @@ same command resumes).
 """
 
 import argparse
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tools.errors import DataError, RetortError
+from tools.command_line import guarded
 
 Parser = argparse.ArgumentParser
 
@@ -119,19 +118,9 @@ def sizes(text: str) -> tuple[int, ...]:
 def run(options: Parser, work: Callable[[argparse.Namespace], None], argv: Sequence[str] | None) -> int:
     """Run a command; what goes wrong is one line on stderr. Returns the exit code."""
     args = options.parse_args(argv)
-    try:
+
+    def done() -> int:
         work(args)
-    except RetortError as error:
-        return _fail(str(error))
-    except OSError as error:
-        told = DataError(f"{error.filename or 'a file'}: {error.strerror or error}; see to it and run again")
-        return _fail(str(told))
-    except KeyboardInterrupt:
-        sys.stderr.write("stopped; the same command resumes\n")
-        return 130
-    return 0
+        return 0
 
-
-def _fail(line: str) -> int:
-    sys.stderr.write(f"error: {line}\n")
-    return 2
+    return guarded(done)

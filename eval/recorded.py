@@ -19,17 +19,17 @@ STORE = "store.sqlite"
 JOINING = frozenset({"model", "aggregation", "forward_weight", "directions", "cascade"})
 
 
-class Recorded(NamedTuple):
+class RunStage(NamedTuple):
     """Where the reviews are: the folder of a run, and the stage whose model made them."""
 
     run: Path
     stage: str
 
 
-def recorded(model: str) -> Recorded | None:
+def recorded(model: str) -> RunStage | None:
     """Read `RUN:STAGE`; None for every other model."""
     run, _, stage = model.rpartition(":")
-    return Recorded(Path(run), stage) if stage in get_args(Stage) and (Path(run) / STORE).is_file() else None
+    return RunStage(Path(run), stage) if stage in get_args(Stage) and (Path(run) / STORE).is_file() else None
 
 
 def identity_of(context: BidirectionalContext) -> dict[str, object]:
@@ -49,7 +49,7 @@ def identity_of(context: BidirectionalContext) -> dict[str, object]:
     return {key: given[key] for key in sorted(JOINING)}
 
 
-def read_reviews(found: Recorded, wanted: Collection[str], context: BidirectionalContext) -> Reviews:
+def read_reviews(found: RunStage, wanted: Collection[str], context: BidirectionalContext) -> Reviews:
     """Return the reviews of some candidates.
 
     Raises:

@@ -53,9 +53,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def work(args: argparse.Namespace) -> None:
     """Refine, label, report."""
-    from eval.best_of_n_report import show
     from eval.refinement_report import gains, sections, write
     from eval.refining import items_of, refine_items
+    from eval.report import show
 
     who = _who(args)
     problems, notes = _problems(args)

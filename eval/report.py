@@ -4,6 +4,7 @@ Input: `Results`, and the metrics JSONL of GRPO for the reward curve. Output: ri
 `reliability.png` and `reward_curve.png` in a folder.
 """
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from eval.plots import draw_reliability, draw_reward_curve, read_metrics
 from eval.results import STAGES, Results, Stage
 
 NONE = "n/a"
+WIDE = 240  # columns of a table in a file or a pipe
 QUALITY = {
     "accuracy": "accuracy",
     "balanced_accuracy": "balanced accuracy",
@@ -63,6 +65,18 @@ class Section:
         head = [self.columns, ("---",) + ("---:",) * (len(self.columns) - 1)]
         lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in [*head, *self.rows]]
         return f"## {self.title}\n\n" + "\n".join(lines) + "\n"
+
+
+def show(tables: Sequence[Section], notes: Sequence[str]) -> None:
+    """Write tables and notes to stdout."""
+    from rich.console import Console
+
+    console = Console(soft_wrap=True, width=None if sys.stdout.isatty() else WIDE)  # a file or pipe has no width
+    for section in tables:
+        console.print(section.table())
+        console.print()
+    for note in notes:
+        console.print(note)
 
 
 def results_tables(results: Results) -> list[Table]:

@@ -45,6 +45,7 @@ def work(args: argparse.Namespace) -> None:
     from eval.curves import Plan, curves, measure, savings
     from eval.methods import Recorded, methods_for
     from eval.pools import Resample
+    from eval.report import show
     from eval.reviews import read_identity
     from eval.rows import ROWS, load_rows
     from eval.selective import Rule
@@ -73,7 +74,7 @@ def work(args: argparse.Namespace) -> None:
         notes=(f"Simulated: drawn with replacement from {min(sizes)} to {max(sizes)} recorded candidates a problem.",),
     )
     report.write(made, args.reviews, NAME)
-    report.show(report.sections(made), [*made.notes, f"numbers {args.reviews / NAME}.json"])
+    show(report.sections(made), [*made.notes, f"numbers {args.reviews / NAME}.json"])
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ def work(args: argparse.Namespace) -> None:
     """Sample, grade, write, report; what failed is told at the end."""
     from eval import solve_report
     from eval.benchmarks import choose, load_tasks
-    from eval.best_of_n_report import show
+    from eval.report import show
     from eval.solve_journal import Journal
     from eval.solving import Solver, identity, solve_all
 

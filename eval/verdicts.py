@@ -36,16 +36,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def work(args: argparse.Namespace) -> None:
     """Review, measure, report."""
-    from eval.best_of_n_report import show
     from eval.candidates import load_candidates
     from eval.localisation import localisation, located
     from eval.probes import with_probe
+    from eval.report import show
     from eval.reviews import default_folder, review_problems
     from eval.rows import ROWS, rows_of, save_rows
     from eval.verdict_report import VerdictReport, disagreements, probe_group, sections, write
-    from eval.verifier import Verifier, context_of, identity
+    from eval.verifier import identity, verifier_of
 
-    verifier = Verifier(context_of(args.model, args.base_url, args.set), args.concurrency, args.max_outages)
+    verifier = verifier_of(args)
     loaded = load_candidates(args.candidates, args.limit)
     folder = args.out or default_folder(args.candidates, args.model)
     verifier = with_probe(verifier, loaded.problems, args, folder)

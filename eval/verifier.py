@@ -4,6 +4,7 @@ Input: a model's name (scripted, a folder, or what an endpoint serves) and `key=
 what its reviews depend on, and its chat model, opened and closed.
 """
 
+import argparse
 import difflib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -40,6 +41,15 @@ class Verifier(NamedTuple):
     def model(self) -> str:
         """The model's name in the records: its folder, or the name that the endpoint serves."""
         return self.context.model
+
+
+def verifier_of(args: argparse.Namespace) -> Verifier:
+    """Return the verifier that a command line names (see `eval.command_line.add_review_options`).
+
+    Raises:
+        ConfigError: unknown key, or a value of another type.
+    """
+    return Verifier(context_of(args.model, args.base_url, args.set), args.concurrency, args.max_outages)
 
 
 def context_of(model: str, base_url: str | None, settings: Sequence[str]) -> BidirectionalContext:

@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = options().parse_args(argv)
 
     def work() -> int:
-        from eval.best_of_n_report import show
+        from eval.report import show
         from train.probe_features import read_all, reader_of
         from train.probe_file import CARD, READINGS, save_probe, section
 

@@ -8,7 +8,7 @@ import pytest
 from agents.store import Store
 from agents.types import ROLES, StopReason, Trajectory, Verdict
 from eval import ablations, verdicts
-from eval.recorded import Recorded, recorded
+from eval.recorded import RunStage, recorded
 from tests.unit.test_ablations import run_of
 from tests.unit.test_reviews import PROBLEMS
 
@@ -37,7 +37,7 @@ def reviewed(tmp_path: Path, stage: str = "grpo", candidates: int = 2) -> Path:
 
 def test_names(tmp_path: Path):
     run = run_of(tmp_path)
-    assert recorded(f"{run}:grpo") == Recorded(run, "grpo")
+    assert recorded(f"{run}:grpo") == RunStage(run, "grpo")
     assert recorded(f"{run}:best") is None and recorded(f"{tmp_path}:grpo") is None and recorded("org/model") is None
 
 
