@@ -80,8 +80,8 @@ def _assign(values: dict[str, Any], text: str) -> None:
 def read_rows(data: str, kind: str, columns: Sequence[str]) -> list[dict[str, Any]]:
     """Return the rows of a kind (`sft`, `grpo`) of exported data.
 
-    A folder's files are read as they are: the cache of `datasets` goes by a folder's last name, not by its contents, and
-    would give the rows of another one of that name.
+    A folder's files are read as they are: the cache of `datasets` goes by a folder's last name, not by its contents,
+    and would give the rows of another one of that name.
 
     Raises:
         DataError: there is no such data, or it lacks a column.

@@ -59,7 +59,7 @@ def test_metrics_by_hand():
     assert found.spearman == pytest.approx(2 / np.sqrt(20))
     assert (v.format_rate, v.coverage, v.tie_rate, found.tokens) == (1.0, 1.0, 0.0, 10.0)
     low, high = found.spearman_ci or (0, 0)
-    assert low <= found.spearman <= high and v.ci["auroc"] is not None
+    assert low <= (found.spearman or 0.0) <= high and v.ci["auroc"] is not None
 
 
 def test_a_judge_that_failed_is_no_score():

@@ -88,7 +88,7 @@ def test_no_judgement_is_the_policys_own_doing(stop: StopReason):
     for outcome in (True, False):
         assert judge_reward(judged(None, "bad", stop=stop), outcome) == 0.0
     worst = judge_reward(judged(1.0), False)
-    assert worst == pytest.approx(FORM) and worst > 0
+    assert worst is not None and worst == pytest.approx(FORM) and worst > 0
 
 
 def test_a_failed_judge_is_no_reward():
