@@ -10,9 +10,13 @@ belongs to a finding on the step that states it. There
 1. what is announced as the answer ("the answer is …", "Answer: …", `\boxed{…}`) is withheld to the end of the
    sentence, unless it is the solution's own answer;
 2. every numeral is withheld that stands neither in the problem nor in the solution; "9 * 2 is 18, not 26" becomes
-   "[withheld] * 2 is [withheld], not 26".
+   "[withheld] * 2 is [withheld], not 26";
+3. where the solution's own answer is no number, what is set against it is withheld: "It is Paris, not London", "Paris
+   instead of London", "not London but Paris", and the name or the yes or no that it "should be".
 
-A numeral withheld by either rule is withheld everywhere else too, unless the problem or the solution has it.
+A numeral withheld by a rule is withheld everywhere else too, unless the problem or the solution has it; so is a name
+that is announced, and a text withheld by the third rule. Where the refiner sees more than a solution (a trajectory with
+what its tools returned), the numerals and names of that are no secret either.
 
 What is not: the mended value of an earlier step is a finding and is passed on, and a reader may work the answer out
 from it. An answer that is spelled out ("eighteen"), or announced in words that are not known here, gets through.
@@ -23,14 +27,15 @@ from collections.abc import Iterator
 
 WITHHELD = "[withheld]"
 
-_NUMBER = re.compile(  # "step 2", "c2" and "v2" are names, and so is no digit within a word
-    r"(?<![Ss]tep )(?<![Cc]heck )(?<![Ll]ine )(?<![A-Za-z_\d.])(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?"
+_NUMBER = re.compile(  # "step 2", "turn 1", "c2" and "v2" are names, and so is no digit within a word
+    r"(?<![Ss]tep )(?<![Cc]heck )(?<![Ll]ine )(?<![Tt]urn )(?<![Mm]essage )(?<![Oo]bservation )(?<![A-Za-z_\d.])"
+    r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?"
     r"|(?<![\w.])\.\d+"
 )
 _BOXED = re.compile(r"\\f?boxed\s*\{((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}")
 _OWN = re.compile(
     r"^[ \t>*_#]*(?:(?:final[ \t]+)?answer|(?-i:A))[ \t*_]*:[ \t*_]*(?P<line>\S[^\n]*)"
-    r"|^####[ \t]*(?P<hash>\S[^\n]*)"
+    r"|^####[ \t]*(?P<hash>\S[^\n]*)|<answer>\s*(?P<tag>[^<\n]*)"
     r"|\banswer\s+(?:is|=)[ \t]*:?\s*(?P<phrase>[^\n;]*?)(?=\.(?:\s|$)|\n|;|$)",
     re.MULTILINE | re.IGNORECASE,
 )
@@ -52,6 +57,7 @@ _JUDGES = re.compile(
     r"supported|established|consistent|as|what|of|for|in|off|too|refuted|confirmed|violat\w+|ok|holds)\b",
     re.IGNORECASE,
 )
+_ANSWERS = re.compile(r"(?:yes|no|true|false)", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"[.;!?](?=\s|$)")
 _SENTENCES = re.compile(r"(?<=[.;!?])(?=\s)")
 _FINDING = re.compile(r"^[ \t>*_#-]*(?:Step|Check)[ \t]*(\d{1,4})\b", re.IGNORECASE)
@@ -88,33 +94,56 @@ _SPELLED = {word: str(i) for i, word in enumerate(_WORDS)} | {
 }
 
 
-def withhold_answers(review: str, problem: str, solution: str) -> str:
+_VERBS = r"(?:is|was|are|were|be|been|does|do|did|has|have|had|can|could|should|would|may|might|must|but|and|or|it)"
+_WORD = rf"(?!{_VERBS}\b)[^\s,.;:!?()]+"
+_WORDS_TOLD = rf"{_WORD}(?:[ \t]+{_WORD}){{0,4}}?"
+_BEFORE = r"(?:\b(?:is|was|are|were|be|been|to|by|in|at|from|of|name|names|say|says|choose|pick|with)[ \t]+|[,:][ \t]*)"
+_AGAINST = r"(?:not|rather[ \t]+than|instead[ \t]+of)"
+_SAYS = re.compile(r"\b(?:is|was|be|been)[ \t]+(?P<told>yes|no|true|false)(?=[.,;:!?]|\s*$)", re.IGNORECASE)
+_SHOULD = re.compile(
+    r"""\bshould[ \t]+(?:have[ \t]+)?(?:be|been|read|say)[ \t]+"""
+    r"""(?P<told>["'“][^"'”\n]+["'”]|(?-i:[A-ZÀ-ÖØ-Þ])[^\s,.;:!?]*(?:[ \t]+(?-i:[A-ZÀ-ÖØ-Þ])[^\s,.;:!?]*)*"""
+    r"""|(?:yes|no|true|false)\b)""",
+    re.IGNORECASE,
+)
+
+
+def withhold_answers(review: str, problem: str, solution: str, shown: str = "") -> str:
     """Return a review without answers of its own; the module says what that guarantees.
 
     Args:
         review: The text that a critic wrote.
         problem: The problem: its numbers are no secret.
         solution: The solution under review; likewise, and its final answer is its own.
+        shown: What else the refiner is shown; likewise.
     """
     own = own_answer(solution)
-    known = _values(problem) | _values(solution)
+    known = _values("\n".join((problem, solution, shown)))
     final = _final_steps(solution, own)
     pieces: list[str] = []
     secret: set[str] = set()
+    rivals: set[str] = set()
     for line in review.splitlines(keepends=True):
         finding = _FINDING.match(line)
         on_final = finding is not None and int(finding[1]) in final
         for sentence in _SENTENCES.split(line):
             if on_final or _speaks(sentence, own):
-                sentence, found = _withheld(sentence, own, known)
+                sentence, found, names = _withheld(sentence, own, known)
                 secret |= found
+                sentence, found = _without_rivals(sentence, own)
+                rivals |= found | names
             pieces.append(sentence)
-    return "".join(_without(piece, secret - known) for piece in pieces)
+    given = _plain("\n".join((problem, solution, shown)))
+    text = "".join(_without(piece, secret - known) for piece in pieces)
+    for rival in sorted(rivals, key=len, reverse=True):
+        if _plain(rival) not in given:
+            text = re.sub(rf"(?<!\w){re.escape(rival)}(?!\w)", WITHHELD, text, flags=re.IGNORECASE)
+    return text
 
 
 def own_answer(solution: str) -> str:
     """Return the final answer that a solution states, as it is written; empty without one. The last one counts."""
-    found = [(m.start(), m["line"] or m["hash"] or m["phrase"] or "") for m in _OWN.finditer(solution)]
+    found = [(m.start(), m["line"] or m["hash"] or m["tag"] or m["phrase"] or "") for m in _OWN.finditer(solution)]
     found += [(m.start(), m[1]) for m in _BOXED.finditer(solution)]
     answer = max(found, default=(0, ""))[1]
     boxed = _BOXED.search(answer)
@@ -144,9 +173,10 @@ def _final_steps(solution: str, own: str) -> set[int]:
     return stated | set(range(last, last + 3))
 
 
-def _withheld(said: str, own: str, known: set[str]) -> tuple[str, set[str]]:
-    """Return a sentence that speaks of the answer without what it gives away, and the numbers withheld."""
+def _withheld(said: str, own: str, known: set[str]) -> tuple[str, set[str], set[str]]:
+    """Return a sentence that speaks of the answer without what it gives away; the numbers and names withheld."""
     secret: set[str] = set()
+    names: set[str] = set()
 
     def boxed(match: re.Match[str]) -> str:
         if _same(match[1], own):
@@ -159,10 +189,42 @@ def _withheld(said: str, own: str, known: set[str]) -> tuple[str, set[str]]:
         told = said[start:end]
         if not told.startswith(WITHHELD) and not _same(told, own):
             secret |= _values(told)
+            names |= {told} if told[:1].isupper() and not _NUMBER.search(told) else set()
             said = f"{said[:start]}{WITHHELD}{said[end:]}"
             break  # it went to the end of the sentence
     secret = (secret | _values(said)) - known
-    return _without(said, secret), secret
+    return _without(said, secret), secret, names
+
+
+def _without_rivals(said: str, own: str) -> tuple[str, set[str]]:
+    """Return a sentence without what it sets against the solution's own answer, where that is no number."""
+    if not own or _value(own) is not None:
+        return said, set()
+    mine = rf"""["'“]?{re.escape(own)}["'”]?(?!\w)"""
+    patterns = [
+        re.compile(rf"\bnot[ \t]+{mine},?[ \t]+but[ \t]+(?P<told>{_WORDS_TOLD})(?=[,.;:!?]|\s*$)", re.IGNORECASE),
+        re.compile(
+            rf"^(?:.*{_BEFORE}|\s*)(?P<told>{_WORDS_TOLD}),?[ \t]+(?:and[ \t]+)?{_AGAINST}[ \t]+{mine}",
+            re.IGNORECASE,
+        ),
+        _SHOULD,
+        *([_SAYS] if _ANSWERS.fullmatch(own) else []),
+    ]
+    rivals: set[str] = set()
+
+    def withheld(match: re.Match[str]) -> str:
+        told = match["told"]
+        is_word = _ANSWERS.fullmatch(told) is not None  # "no" is a common word: it is withheld here alone
+        if told.startswith(WITHHELD) or _plain(told) == _plain(own) or (_JUDGES.match(told) and not is_word):
+            return match.group()
+        if not is_word:
+            rivals.add(told.strip("\"'“”"))
+        at = match.start("told") - match.start()
+        return f"{match.group()[:at]}{WITHHELD}{match.group()[at + len(told) :]}"
+
+    for pattern in patterns:
+        said = pattern.sub(withheld, said)
+    return said, rivals
 
 
 def _announced(text: str) -> Iterator[tuple[int, int]]:

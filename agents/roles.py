@@ -24,11 +24,12 @@ Stage = Literal["plan", "validate", "verdict", "reconcile"]
 STAGES: tuple[Stage, ...] = ("plan", "validate", "verdict")
 Style = Literal["compact", "full"]
 REFINER = "refiner"  # revises solutions; one turn, so it has no stages and no parser beyond its text
+JUDGE = "judge"  # scores and criticises trajectories; its parser is in agents/judgements.py
 Parser = Callable[[str], str | list[ToolCall] | bool | ParseFailure]
 
 PROMPTS = Path(__file__).parent / "prompts"
 _TEMPLATES = {p.relative_to(PROMPTS).as_posix(): p.read_text("utf-8").rstrip("\n") for p in PROMPTS.rglob("*.txt")}
-_PLACEHOLDER = re.compile(r"\{(problem|solution|tools|review)\}")
+_PLACEHOLDER = re.compile(r"\{(problem|solution|tools|review|trajectory|fault)\}")
 
 
 @dataclass(frozen=True)
@@ -156,6 +157,37 @@ def refiner_version(style: str) -> str:
 
 def _refiner_names(style: str, critiqued: bool) -> tuple[str, str]:
     return f"{style}/{REFINER}.system.txt", f"{style}/{REFINER}.revise{'' if critiqued else '.no_critique'}.txt"
+
+
+def render_judge(style: str, problem: str, trajectory: str) -> list[Message]:
+    """Write the messages that ask for a judgement.
+
+    Args:
+        style: "compact" or "full".
+        problem: The problem.
+        trajectory: All that an agent did on it, as text (`agents/transcript.py`).
+    """
+    system, user, _ = _judge_names(style)
+    values = {"problem": problem, "trajectory": trajectory}
+    return [
+        Message(role="system", content=_template(system)),
+        Message(role="user", content=_fill(_template(user), values)),
+    ]
+
+
+def render_repair(style: str, fault: str) -> list[Message]:
+    """Write the message that asks for a malformed judgement again; `fault` says what is wrong with it."""
+    return [Message(role="user", content=_fill(_template(_judge_names(style)[2]), {"fault": fault}))]
+
+
+def judge_version(style: str) -> str:
+    """Return the hash of every prompt that a judge is shown in a style."""
+    return content_id(*(_template(name) for name in _judge_names(style)))
+
+
+def _judge_names(style: str) -> tuple[str, str, str]:
+    system, judge, repair = (f"{style}/{JUDGE}.{stage}.txt" for stage in ("system", "judge", "repair"))
+    return system, judge, repair
 
 
 def tool_schemas(tools: Iterable[Tool]) -> str:

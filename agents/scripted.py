@@ -1,7 +1,7 @@
 """What the offline stand-ins share: a chat model whose replies a program computes. None of them is a language model.
 
 They stand behind the same interface as an endpoint, so that graphs run offline: `scripted_solver.py`,
-`scripted_teacher.py`, `scripted_refiner.py`.
+`scripted_teacher.py`, `scripted_refiner.py`, `scripted_judge.py`.
 """
 
 from collections.abc import Sequence

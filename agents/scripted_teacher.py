@@ -82,10 +82,9 @@ class Review(NamedTuple):
 
 def audit(problem: str, solution: str, direction: str) -> Review:
     """Return the review of a solution from its text alone."""
-    answers = _ANSWER.findall(solution)
-    if not answers:
+    answer = stated_answer(solution)
+    if answer is None:
         return Review("look for a final answer", "")
-    answer = answers[-1].replace(",", "").rstrip(".")
     steps = arithmetic.equations(solution)
     if direction == "forward":
         return _audit_forward(problem, steps, answer)
@@ -98,16 +97,22 @@ def audit(problem: str, solution: str, direction: str) -> Review:
     return _audit_use(problem, steps)
 
 
+def stated_answer(solution: str) -> str | None:
+    """Return the number that a solution states as its answer, the last one; None without any."""
+    answers = _ANSWER.findall(solution)
+    return answers[-1].replace(",", "").rstrip(".") if answers else None
+
+
 def _audit_forward(problem: str, steps: list[Equation], answer: str) -> Review:
     """Work the steps out anew, each from the results before it, and compare with what the solution claims."""
     if not steps:
         return Review("look for steps that lead to the answer", "")
     carried = carry(steps, arithmetic.numbers(problem))
     lines = [
-        f"{_name(i)} = {expression}; print({_check(_name(i), step.rhs)})"
+        f"{result_name(i)} = {expression}; print({_check(result_name(i), step.rhs)})"
         for i, (expression, step) in enumerate(zip(carried, steps, strict=True))
     ]
-    lines.append(f"print({_check(_name(len(steps) - 1), answer)})")
+    lines.append(f"print({_check(result_name(len(steps) - 1), answer)})")
     return Review("check every step and the answer", "; ".join(lines))
 
 
@@ -122,7 +127,7 @@ def carry(steps: Sequence[Equation], givens: Sequence[str]) -> list[str]:
 
     def source(number: str, before: int) -> str | None:
         results = [i for i in range(before) if steps[i].rhs == number]
-        return _name(results[-1]) if results else None
+        return result_name(results[-1]) if results else None
 
     def replaced(match: re.Match[str], before: int) -> str:
         number, size = match.group(), match.group().lstrip("-")
@@ -136,12 +141,13 @@ def carry(steps: Sequence[Equation], givens: Sequence[str]) -> list[str]:
         if not orphans:
             return number
         idle.remove(orphans[-1])
-        return _name(orphans[-1])
+        return result_name(orphans[-1])
 
     return [_OPERAND.sub(lambda m, i=i: replaced(m, i), _spaced(step.lhs)) for i, step in enumerate(steps)]
 
 
-def _name(i: int) -> str:
+def result_name(i: int) -> str:
+    """Return the name of a step's result in the expressions of `carry`."""
     return string.ascii_lowercase[i] if i < len(string.ascii_lowercase) else f"r{i}"
 
 

@@ -7,15 +7,17 @@ are derived properties, never stored twice. `Task.answer` and `Candidate.correct
 
 import hashlib
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from tools.base import ToolCall, ToolResult
 
-Role = Literal["forward_verifier", "backward_verifier"]
+VerifierRole = Literal["forward_verifier", "backward_verifier"]
+Role = Literal["forward_verifier", "backward_verifier", "judge"]
 Kind = Literal["math", "qa", "program"]  # of a task: how its answers are compared
-ROLES: tuple[Role, ...] = ("forward_verifier", "backward_verifier")
+ROLES: tuple[VerifierRole, ...] = get_args(VerifierRole)  # the two directions of a review
+EVERY_ROLE: tuple[Role, ...] = get_args(Role)
 
 
 def content_id(*parts: object) -> str:
@@ -146,7 +148,7 @@ class Verdict(Frozen):
 
     passed: bool
     score: float | None = None
-    source: Literal["logprobs", "forced_choice", "samples", "verdict", "aggregate", "probe"] = "verdict"
+    source: Literal["logprobs", "forced_choice", "samples", "verdict", "aggregate", "probe", "judge"] = "verdict"
     critique: str = ""
     extra_tokens: int = 0
     findings: tuple[StepFinding, ...] = ()
@@ -160,6 +162,22 @@ class Verdict(Frozen):
     def confidence(self) -> float:
         """The score, or 1.0 / 0.0 from the verdict alone."""
         return self.score if self.score is not None else float(self.passed)
+
+
+class Judgement(Frozen):
+    """What a judge says of a trajectory: its analysis, what is to be mended, and how good the trajectory is.
+
+    `score` in [0, 1] is the chance that the trajectory's outcome is right: it is trained and measured as one.
+    """
+
+    thought: str = ""
+    critique: str
+    score: float = Field(ge=0, le=1)
+
+    @property
+    def verdict(self) -> Verdict:
+        """The score as a verdict: passed above one half."""
+        return Verdict(passed=self.score > 0.5, score=self.score, source="judge", critique=self.critique)
 
 
 class Trajectory(Frozen):

@@ -18,6 +18,7 @@ from tools.command_line import guarded
 from tools.errors import ConfigError, DataError, NothingAcceptedError
 
 if TYPE_CHECKING:
+    from agents.store import Row
     from distill.pipeline import Run
     from distill.select import Funnel
 
@@ -84,7 +85,7 @@ def export(folder: Path, out: Path, kinds: Sequence[str] = KINDS) -> dict[str, i
     for kind, rows in made.items():
         if not rows:
             raise NothingAcceptedError(f"{folder}: nothing to export for {kind}; choose another with --what")
-        _write(rows, part / kind)
+        write_rows(rows, part / kind)
     (part / TEMPLATE).write_text(_template(folder), encoding="utf-8")
     (part / SETTINGS).write_text(_settings(run), encoding="utf-8")
     contents = Contents({kind: len(rows) for kind, rows in made.items()}, funnel, run.benchmarks)
@@ -115,27 +116,27 @@ def open_run(folder: Path, store: Any) -> "Run":
 
 def sft_rows(run: "Run") -> "tuple[list[dict[str, Any]], Funnel]":
     """Return the selected conversations in training order, and how they came to be."""
+    selected = run.choose()
+    return [sft_row(row) for row in selected.rows], selected.funnel
+
+
+def sft_row(row: "Row") -> dict[str, Any]:
+    """Return a selected trajectory as a row of the `sft` data."""
     from agents.protocol import wire_messages
     from distill.select import to_example
 
-    selected = run.choose()
-    rows = []
-    for row in selected.rows:
-        example = to_example(row)
-        rows.append(
-            {
-                "messages": wire_messages(example.messages),
-                "role": example.role,
-                "verdict": example.label,
-                "task_id": example.task_id,
-                "trajectory": example.trajectory_key,
-                "source": row.task.source,
-                "model": row.trajectory.model,
-                "tool_calls": row.trajectory.tool_calls,
-                "completion_tokens": row.trajectory.completion_tokens,
-            }
-        )
-    return rows, selected.funnel
+    example = to_example(row)
+    return {
+        "messages": wire_messages(example.messages),
+        "role": example.role,
+        "verdict": example.label,
+        "task_id": example.task_id,
+        "trajectory": example.trajectory_key,
+        "source": row.task.source,
+        "model": row.trajectory.model,
+        "tool_calls": row.trajectory.tool_calls,
+        "completion_tokens": row.trajectory.completion_tokens,
+    }
 
 
 def grpo_rows(run: "Run") -> list[dict[str, Any]]:
@@ -166,7 +167,8 @@ def grpo_rows(run: "Run") -> list[dict[str, Any]]:
     return rows
 
 
-def _write(rows: list[dict[str, Any]], folder: Path) -> None:
+def write_rows(rows: list[dict[str, Any]], folder: Path) -> None:
+    """Write rows as the one parquet file of a folder."""
     from datasets import Dataset, disable_progress_bars
 
     disable_progress_bars()

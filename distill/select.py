@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from agents.store import Row
-from agents.types import ROLES, Frozen, Message, Role, StopReason, TrainingExample, Trajectory, content_id
+from agents.types import EVERY_ROLE, Frozen, Message, Role, StopReason, Task, TrainingExample, Trajectory, content_id
 from distill.sections import SelectConfig
 
 _WORD = re.compile(r"\w+(?:\.\w+)*")
@@ -101,14 +101,20 @@ def without(rows: Sequence[Row], questions: Iterable[str], cfg: SelectConfig) ->
 
     A share, not a single n-gram: problems of one template have their phrases in common without giving anything away.
     """
+    clean = clean_tasks((row.task for row in rows), questions, cfg)
+    return [row for row in rows if row.task.id in clean]
+
+
+def clean_tasks(tasks: Iterable[Task], questions: Iterable[str], cfg: SelectConfig) -> set[str]:
+    """Return the ids of the problems that do not stand in the questions (see `without`)."""
     n = cfg.decontaminate_ngram
     seen: set[tuple[str, ...]] = set().union(*(ngrams(question, n) for question in questions))
     clean: dict[str, bool] = {}
-    for row in rows:
-        if row.task.id not in clean:
-            own = ngrams(row.task.question, n)
-            clean[row.task.id] = len(own & seen) < cfg.decontaminate_share * len(own)
-    return [row for row in rows if clean[row.task.id]]
+    for task in tasks:
+        if task.id not in clean:
+            own = ngrams(task.question, n)
+            clean[task.id] = len(own & seen) < cfg.decontaminate_share * len(own)
+    return {name for name, is_clean in clean.items() if is_clean}
 
 
 def filters_with(benchmarks: Mapping[str, Sequence[str]]) -> dict[str, Filter]:
@@ -142,8 +148,8 @@ def balance(rows: Sequence[Row], by: Selection) -> list[Row]:
     cap = by.cfg.max_examples
     if not by.cfg.balance:
         return list(rows)[:cap]
-    piles = {(role, label): _in_rounds(rows, role, label, by.seed) for role in ROLES for label in (True, False)}
-    roles = [role for role in ROLES if any(row.trajectory.role == role for row in rows)]
+    piles = {(role, label): _in_rounds(rows, role, label, by.seed) for role in EVERY_ROLE for label in (True, False)}
+    roles = [role for role in EVERY_ROLE if any(row.trajectory.role == role for row in rows)]
     share = min((len(piles[role, label]) for role in roles for label in (True, False)), default=0)
     if cap is not None and roles:
         share = min(share, cap // (2 * len(roles)))
@@ -216,7 +222,7 @@ class Funnel(Frozen):
 
 def _column(name: str) -> tuple[int, int]:
     role, _, label = name.partition("/")
-    return [str(r) for r in ROLES].index(role), ["true", "false", "unlabelled"].index(label)
+    return [str(r) for r in EVERY_ROLE].index(role), ["true", "false", "unlabelled"].index(label)
 
 
 def _stage(name: str, rows: Sequence[Row]) -> Stage:

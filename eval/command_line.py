@@ -23,18 +23,23 @@ def parser(command: str, description: str, epilog: str = "") -> Parser:
     )
 
 
-def add_review_options(options: Parser) -> None:
-    """Add the options that say what is reviewed, by whom, and where the reviews are kept."""
+VERIFIERS = "scripted-teacher, a model's folder, RUN:STAGE (its reviews)"
+
+
+def add_review_options(options: Parser, who: str = "verifier", models: str = VERIFIERS) -> None:
+    """Add the options that say what is reviewed, by whom, and where the reviews are kept.
+
+    Args:
+        options: The command's.
+        who: What the model is here.
+        models: What may stand for a model, besides one that an endpoint serves.
+    """
     add = options.add_argument
     add("--candidates", required=True, type=Path, metavar="FILE", help="JSON lines: question, ground_truth, samples")
     add("--limit", type=at_least(1), metavar="N", help="the first N problems of the file (default: all)")
-    add(
-        "--model",
-        required=True,
-        help="the verifier: scripted-teacher, a model's folder, RUN:STAGE (its reviews), or what --base-url serves",
-    )
+    add("--model", required=True, help=f"the {who}: {models}, or what --base-url serves")
     add("--base-url", metavar="URL", help="of an OpenAI-compatible endpoint; several: comma-separated")
-    add("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="verifier settings: style=full …")
+    add("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=f"{who} settings: style=full …")
     add("--out", type=Path, metavar="DIR", help="folder of reviews and results (default: runs/eval/<file>-<model>)")
     add("--concurrency", type=at_least(1), default=32, metavar="N", help="candidates at once (default: 32)")
     add("--max-outages", type=at_least(1), default=16, metavar="N", help="stop after N failures in a row (default: 16)")

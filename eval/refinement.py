@@ -22,11 +22,12 @@ if TYPE_CHECKING:
     from eval.refining import Refiners
 
 NAME = "refinement"
-CRITICS = ("verifier", "none")  # as in graphs/critics.py, which is not imported for --help
+CRITICS = ("verifier", "judge", "none")  # as in graphs/critics.py, which is not imported for --help
 EPILOG = """A round: the verifier reviews a solution; accepted ones are left alone; the refiner is shown the others with
 what the review found (never an answer of the review's own) and writes them again. Δ↑ is the share that goes from wrong
-to right, Δ↓ from right to wrong. `--critic verifier none` compares with revision without a critique. --set takes
-refiner_temperature, refiner_style, max_critique and the like beside the verifier's settings. The same command resumes;
+to right, Δ↓ from right to wrong. `--critic verifier judge none` compares with the judge's critique (Reagent-C; what it
+scores above judge_accepts is left alone, 1: nothing) and with revision without one. --set takes refiner_temperature,
+refiner_style, judge_accepts, max_critique and the like beside the verifier's settings. The same command resumes;
 with more --rounds it goes on. Candidates of a problem with one text are refined once and count each."""
 
 
@@ -39,6 +40,12 @@ def options() -> command_line.Parser:
     add("--critic", nargs="+", choices=CRITICS, default=["verifier"], help="whose critique; several are compared")
     add("--refiner", metavar="MODEL", help="revises (default: the verifier; scripted-refiner for scripted-teacher)")
     add("--refiner-url", metavar="URL", help="of the refiner's endpoint")
+    add(
+        "--judge",
+        metavar="MODEL",
+        help="the critic `judge` (default: the verifier; scripted-judge for scripted-teacher)",
+    )
+    add("--judge-url", metavar="URL", help="of the judge's endpoint")
     add("--solver", metavar="MODEL", help="writes the first solutions (default: they are the file's)")
     add("--solver-url", metavar="URL", help="of the solver's endpoint")
     add("--bootstrap", type=command_line.at_least(0), default=1000, metavar="N", help="resamples of problems (1000)")
@@ -75,21 +82,26 @@ def _who(args: argparse.Namespace) -> "Refiners":
     from eval.verifier import changed
     from graphs.refine_state import RefineContext
 
-    for option, url in (("refiner", args.refiner_url), ("solver", args.solver_url)):
+    for option, url in (("refiner", args.refiner_url), ("solver", args.solver_url), ("judge", args.judge_url)):
         if url and not getattr(args, option):
             raise ConfigError(f"--{option}-url needs --{option}, the name that the server serves")
-    for key in ("rounds", "critic", "model", "base_url", "refiner_model", "solver_model"):
+    for key in ("rounds", "critic", "model", "base_url", "refiner_model", "solver_model", "judge_model"):
         if any(text.partition("=")[0] == key for text in args.set):
             raise ConfigError(f"--set {key}=…: it has an option of its own; see --help")
     same = (args.model, args.base_url)
-    default = ("scripted-refiner", None) if args.model == "scripted-teacher" else same
+    scripted = args.model == "scripted-teacher"
+    default = ("scripted-refiner", None) if scripted else same
     refiner, refiner_url = (args.refiner, args.refiner_url) if args.refiner else default
+    default = ("scripted-judge", None) if scripted else same
+    judge, judge_url = (args.judge, args.judge_url) if args.judge else default
     context = RefineContext(
         model=args.model,
         base_url=args.base_url,
         rounds=args.rounds,
         refiner_model=refiner,
         refiner_base_url=refiner_url,
+        judge_model=judge,
+        judge_base_url=judge_url,
         solver_model=args.solver or "scripted-solver",
         solver_base_url=args.solver_url,
     )
@@ -149,6 +161,7 @@ def _report(
     courses: "dict[str, list[Course]]",
     notes: list[str],
 ) -> "Report":
+    from eval.judge_metrics import useful_critics
     from eval.refinement_metrics import points
     from eval.refinement_report import Report
     from eval.refining import whole_identity
@@ -157,19 +170,21 @@ def _report(
     labels = [candidate.correct for problem in problems for candidate in problem.candidates]
     if not args.solver and (disputed := sum(c.right[0] != given for c, given in zip(first, labels, strict=True))):
         notes = [*notes, f"{disputed} labels of the file are not our checker's, which labels all rounds alike."]
-    scripted = [m for m in (who.context.model, who.context.refiner_model) if m.startswith("scripted-")]
+    judge = [who.context.judge_model] if "judge" in who.critics else []
+    scripted = [m for m in (who.context.model, *judge, who.context.refiner_model) if m.startswith("scripted-")]
     if scripted:
-        notes = [*notes, f"{' and '.join(scripted)}: programs, not language models."]
+        notes = [*notes, f"{', '.join(scripted)}: programs, not language models."]
     return Report(
         candidates=str(args.candidates),
         first_solutions=args.solver or "the file's",
-        verifier=whole_identity(who.context, bool(args.solver)),
+        verifier=whole_identity(who.context, bool(args.solver), "judge" in who.critics),
         refiner=who.context.refiner_model,
         problems=len(problems),
         solutions=len(first),
         rounds=args.rounds,
         seed=args.seed,
         curves={critic: points(of, args.bootstrap, args.seed) for critic, of in courses.items()},
+        usefulness=useful_critics(courses, args.bootstrap, args.seed),
         notes=tuple(notes),
     )
 

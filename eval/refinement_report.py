@@ -10,19 +10,23 @@ from typing import Any
 from pydantic import Field
 
 from agents.types import Frozen
+from eval.judge_metrics import Usefulness
 from eval.refinement_metrics import Point
 from eval.report import Section, number, with_interval
 from eval.results import Machine, package_versions, this_machine
 from tools.whole import write_whole
 
-TITLES = {"verifier": "verifier's critique", "none": "no critique"}
+TITLES = {"verifier": "verifier's critique", "judge": "judge's critique", "none": "no critique"}
 FIRST = "first"
 QUALITY = ("round", "accuracy", "Δ↑", "Δ↓")
 DOING = ("round", "accepted", "no verdict", "revised", "tokens", "turns", "tools", "seconds")
 
 
 class Report(Frozen):
-    """All that the command found out: `curves` holds a point a round for each critic."""
+    """All that the command found out: `curves` holds a point a round for each critic.
+
+    `usefulness` is what each critic's critiques are worth after the last round, against revision without any.
+    """
 
     candidates: str
     first_solutions: str
@@ -33,6 +37,7 @@ class Report(Frozen):
     rounds: int
     seed: int
     curves: dict[str, tuple[Point, ...]]
+    usefulness: dict[str, Usefulness] = Field(default_factory=dict)
     notes: tuple[str, ...] = ()
     measured_on: Machine = Field(default_factory=this_machine)
     versions: dict[str, str] = Field(default_factory=package_versions)
@@ -67,13 +72,16 @@ def _costs(point: Point) -> tuple[str, ...]:
 
 
 def gains(report: Report) -> list[str]:
-    """Return a line a critic: accuracy after the last round less that of the first solutions, with its interval."""
+    """Return lines on each critic, with intervals: the gain over the first solutions, and over revision without it."""
     out = []
     for critic, points in report.curves.items():
         last = points[-1]
         if last.gain is not None:
             interval = f" ({last.gain_ci[0]:+.3f} to {last.gain_ci[1]:+.3f})" if last.gain_ci else ""
             out.append(f"{TITLES.get(critic, critic)}: {last.gain:+.3f}{interval} accuracy after {last.round} rounds.")
+    for critic, worth in report.usefulness.items():
+        interval = f" ({worth.gain_ci[0]:+.3f} to {worth.gain_ci[1]:+.3f})" if worth.gain_ci else ""
+        out.append(f"{TITLES.get(critic, critic)} against no critique: {worth.gain:+.3f}{interval}.")
     return out
 
 

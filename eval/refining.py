@@ -20,7 +20,7 @@ from eval.candidates import Problem
 from eval.held_out import Pool, representatives
 from eval.journal import Journal
 from eval.reviews import mark_folder
-from eval.verifier import Verifier, identity, open_model, reach
+from eval.verifier import Verifier, identity, open_model, reach, weights_of
 from graphs.refine import build_refine, next_step, resumed
 from graphs.refine_state import RefineContext, RefineInput
 from graphs.state import BidirectionalContext
@@ -28,6 +28,7 @@ from tools.errors import ModelError
 from tools.progress import Progress
 
 JOURNAL, IDENTITY = "rounds.jsonl", "refinement-of.json"
+JUDGE_SETTINGS = {name for name in RefineContext.model_fields if name.startswith("judge_")} | {"max_transcript"}
 
 
 class Item(NamedTuple):
@@ -70,7 +71,8 @@ def refine_items(items: Sequence[Item], who: Refiners, folder: Path) -> dict[str
         DataError: the folder cannot be written.
         ModelError, SandboxError, ToolError: something failed: an outage is no verdict. What is done is kept.
     """
-    mark_folder(folder, IDENTITY, whole_identity(who.context, solver=any(i.solution is None for i in items)))
+    solver = any(i.solution is None for i in items)
+    mark_folder(folder, IDENTITY, whole_identity(who.context, solver, judge="judge" in who.critics))
     with Journal(folder / JOURNAL) as journal:
         left = [i for i in items if not all(_done(journal.of(c, i.name), who.context.rounds) for c in who.critics)]
         if left:
@@ -78,13 +80,24 @@ def refine_items(items: Sequence[Item], who: Refiners, folder: Path) -> dict[str
         return {c: {i.name: _limited(journal.of(c, i.name), who.context.rounds) for i in items} for c in who.critics}
 
 
-def whole_identity(context: RefineContext, solver: bool) -> dict[str, Any]:
-    """Return what rounds depend on; how many there are, and under which critic, they say themselves."""
+def whole_identity(context: RefineContext, solver: bool, judge: bool = False) -> dict[str, Any]:
+    """Return what rounds depend on; how many there are, and under which critic, they say themselves.
+
+    Args:
+        context: The settings.
+        solver: Whether the solver writes the first solutions.
+        judge: Whether the judge is one of the critics.
+    """
     refiner = BidirectionalContext(model=context.refiner_model, base_url=context.refiner_base_url)
-    left_out = {"rounds", "critic", "refiner_base_url", "solver_base_url"}
+    left_out = {"rounds", "critic", "refiner_base_url", "solver_base_url", "judge_base_url"}
     ours = {name: value for name, value in identity(Verifier(context)).items() if name not in left_out}
     if not solver:
         ours = {name: value for name, value in ours.items() if not name.startswith("solver_")}
+    if judge:
+        judging = context.judging
+        ours |= {"judge_weights": weights_of(judging.model, judging.base_url), "judge_prompts": judging.version}
+    else:
+        ours = {name: value for name, value in ours.items() if name not in JUDGE_SETTINGS}
     return ours | {
         "refiner_weights": identity(Verifier(refiner))["weights"],
         "refiner_prompts": refiner_version(context.refiner_style or context.style),
@@ -111,7 +124,8 @@ def _drive(items: Sequence[Item], who: Refiners, journal: Journal) -> None:
     with opened(who, any(i.solution is None for i in items)) as context, Progress("refine", 0, "solutions") as progress:
 
         async def work() -> None:
-            for chat in {id(c): c for c in (context.chat, context.refiner, context.solver) if c}.values():
+            live = (context.chat, context.judge, context.refiner, context.solver)
+            for chat in {id(c): c for c in live if c}.values():
                 await reach(chat)
             await Driver(who._replace(context=context), journal, progress.advance).drive(items, progress.expect)
 
@@ -130,11 +144,13 @@ def opened(who: Refiners, solver: bool) -> Iterator[RefineContext]:
     wanted = {"refiner": (context.refiner_model, context.refiner_base_url)}
     if "verifier" in who.critics:
         wanted["chat"] = context.model, context.base_url
+    if "judge" in who.critics:
+        wanted["judge"] = context.judge_model, context.judge_base_url
     if solver:
         wanted["solver"] = context.solver_model, context.solver_base_url
     with ExitStack() as stack:
         chats: dict[tuple[str, str | None], BaseChatModel] = {}
-        for role in sorted(wanted):  # chat, refiner, solver
+        for role in sorted(wanted):  # chat, judge, refiner, solver
             place = wanted[role]
             if place not in chats:
                 plain = context if role == "chat" else BidirectionalContext(model=place[0], base_url=place[1])

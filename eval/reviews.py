@@ -77,7 +77,7 @@ def opened(problems: Sequence[Problem], verifier: Verifier, folder: Path) -> Ite
     """
     check_folder(folder, verifier)
     with Store(folder / STORE) as store:
-        _add(store, problems)
+        add_problems(store, problems)
         held: Reviews = {}
         for row in store:
             held.setdefault(row.candidate.id, {})[side_of(row.trajectory)] = row.trajectory
@@ -164,7 +164,7 @@ def mark_folder(folder: Path, name: str, ours: dict[str, Any]) -> None:
         raise DataError(f"cannot write {path}: {error.strerror}; choose another --out") from error
 
 
-def _add(store: Store, problems: Sequence[Problem]) -> None:
+def add_problems(store: Store, problems: Sequence[Problem]) -> None:
     """Put problems and candidates into the store.
 
     Raises:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import yaml
 from langchain_core.language_models import BaseChatModel
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from agents.types import ROLES
 from eval.recorded import identity_of, recorded
@@ -23,7 +23,7 @@ from tools.errors import ConfigError
 if TYPE_CHECKING:
     from eval.probes import Probed
 
-Settings = TypeVar("Settings", bound=BidirectionalContext)
+Settings = TypeVar("Settings", bound=BaseModel)
 
 
 class Verifier(NamedTuple):
@@ -66,8 +66,8 @@ def context_of(model: str, base_url: str | None, settings: Sequence[str]) -> Bid
     return changed(BidirectionalContext(model=model, base_url=base_url), settings)
 
 
-def changed(context: Settings, settings: Sequence[str]) -> Settings:
-    """Return a verifier's settings, or those of a kind that has more, with some of them changed: `key=value` each.
+def changed(context: Settings, settings: Sequence[str], who: str = "verifier") -> Settings:
+    """Return the settings of a verifier, or of another (`who`), with some of them changed: `key=value` each.
 
     Raises:
         ConfigError: unknown key, or a value of another type.
@@ -79,14 +79,14 @@ def changed(context: Settings, settings: Sequence[str]) -> Settings:
             raise ConfigError(f"{text!r}: expected KEY=VALUE, such as max_tokens=512")
         if key not in names:
             near = difflib.get_close_matches(key, names, 1, 0.0)[0]
-            raise ConfigError(f"unknown verifier setting {key!r}; did you mean {near}? There are {', '.join(names)}")
+            raise ConfigError(f"unknown {who} setting {key!r}; did you mean {near}? There are {', '.join(names)}")
         values[key] = _value(text, raw)
     try:
         return type(context)(**values)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"]))
-        raise ConfigError(f"verifier setting {where}: {first['msg']}, got {first['input']!r}") from error
+        raise ConfigError(f"{who} setting {where}: {first['msg']}, got {first['input']!r}") from error
 
 
 def _value(text: str, raw: str) -> Any:
@@ -96,8 +96,8 @@ def _value(text: str, raw: str) -> Any:
         raise ConfigError(f"{text!r}: the value is not YAML; quote it") from error
 
 
-def setting_names(kind: type[BidirectionalContext] = BidirectionalContext) -> list[str]:
-    """Return the settings of a verifier (or of a kind that has more) that a user may set."""
+def setting_names(kind: type[BaseModel] = BidirectionalContext) -> list[str]:
+    """Return the settings of a verifier (or of another kind) that a user may set."""
     return [name for name, field in kind.model_fields.items() if not field.exclude]
 
 

@@ -20,7 +20,7 @@ from langgraph.graph.state import CompiledStateGraph
 from langgraph.runtime import Runtime
 from langgraph.types import Command
 
-from agents.types import ROLES, Role, Trajectory, Verdict
+from agents.types import ROLES, Role, Trajectory, Verdict, VerifierRole
 from graphs.reconcile import disagreeing, reconcile_all
 from graphs.state import (
     Aggregation,
@@ -162,7 +162,7 @@ async def verify_backward(state: BidirectionalState, runtime: Runtime[Bidirectio
     return await _review(state, context_of(runtime), "backward_verifier")
 
 
-async def _review(state: BidirectionalState, context: BidirectionalContext, role: Role) -> dict[str, Any]:
+async def _review(state: BidirectionalState, context: BidirectionalContext, role: VerifierRole) -> dict[str, Any]:
     """Run the samples of a direction at once."""
     base = state.get("trajectory_id") or uuid.uuid4().hex
 

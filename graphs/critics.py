@@ -1,14 +1,17 @@
 """Critics: who says what is wrong with a solution, and whether it is to be left alone.
 
-Input: an `Attempt` and the context of the refinement. Output: a `Critique`. A judge joins by one more entry of
+Input: an `Attempt` and the context of the refinement. Output: a `Critique`. Another critic joins by one more entry of
 `CRITICS`, or as the context's live `critique`.
 
 The verifier's critique is what its reviews found (each direction's verdict and findings). Its plan, its tool calls and
-their output are not in it, and answers of its own are withheld by the graph (`agents/redaction.py`).
+their output are not in it. The judge's is its critique; its analysis and its score are not in it. Answers of their own
+are withheld by the graph (`agents/redaction.py`).
 """
 
-from agents.types import StopReason, Trajectory, Verdict
+from agents.types import StopReason, Trajectory, Turn, Verdict
 from graphs.bidirectional import agreed, build_bidirectional, roles_of
+from graphs.judge import build_judge
+from graphs.judge_state import JudgeInput
 from graphs.refine_state import Attempt, Critic, Critique, RefineContext
 from graphs.state import BidirectionalInput
 
@@ -30,12 +33,27 @@ async def verifier(attempt: Attempt, context: RefineContext) -> Critique:
     )
 
 
+async def judge(attempt: Attempt, context: RefineContext) -> Critique:
+    """Have the judge read all that led to the solution (Reagent-C)."""
+    made = attempt.made or Turn(stage="solve", prompt=(), content=attempt.solution)
+    given = JudgeInput(problem=attempt.problem, turns=[made], trajectory_id=f"{attempt.name}:judge")
+    out = await build_judge().ainvoke(given, context=context.judging)
+    judged: Trajectory = out["trajectory"]
+    said = judged.verdict
+    return Critique(
+        accepted=said.confidence > context.judge_accepts if said else None,
+        text=said.critique if said else "",
+        reviews=(judged,),
+        error=judged.error,
+    )
+
+
 async def none(attempt: Attempt, context: RefineContext) -> Critique:
     """Say nothing and accept nothing: the refiner is on its own."""
     return Critique(accepted=False)
 
 
-CRITICS: dict[str, Critic] = {"verifier": verifier, "none": none}
+CRITICS: dict[str, Critic] = {"verifier": verifier, "judge": judge, "none": none}
 
 
 def critic_of(context: RefineContext) -> Critic:

@@ -13,7 +13,7 @@ from typing import Any, cast
 from agents.confidence import Confidence, Source
 from agents.protocol import before_verdict, to_langchain
 from agents.roles import reconciled_version, render
-from agents.types import ROLES, StopReason, Trajectory, Verdict
+from agents.types import ROLES, StopReason, Trajectory, Verdict, VerifierRole
 from graphs.asking import make_verdict, seconds_left, take_turn
 from graphs.state import BidirectionalInput, VerifierContext, VerifierState
 from graphs.turns import within
@@ -56,7 +56,7 @@ def reopened(review: Trajectory, given: BidirectionalInput, session: str) -> Ver
     return VerifierState(
         problem=given["problem"],
         solution=given["solution"],
-        role=review.role,
+        role=cast(VerifierRole, review.role),
         trajectory_id=session,
         messages=[to_langchain(message) for message in review.messages],
         turns=list(review.turns),

@@ -13,7 +13,8 @@ from typing_extensions import TypedDict
 
 from agents.roles import Style
 from agents.types import ErrorInfo, Frozen, Round, Trajectory, Turn
-from graphs.state import BidirectionalContext
+from graphs.judge_state import MAX_TRANSCRIPT, JudgeContext
+from graphs.state import BidirectionalContext, Share
 
 Stop = Literal["accepted", "no_verdict", "unrevised", "rounds", "error"]
 
@@ -44,12 +45,26 @@ class Critique(Frozen):
 class RefineContext(BidirectionalContext):
     """Settings of a refinement: the verifier's (the critic), the refiner's, the solver's.
 
-    `critique`, a live function, takes the place of the critic that `critic` names: a judge, say. It is given the
-    attempt and this context, and may raise a RolloutError.
+    With the judge as critic this is Reagent-C; it is asked with the verifier's prompt style and limits. `critique`, a
+    live function, takes the place of the critic that `critic` names. It is given the attempt and this context, and may
+    raise a RolloutError.
     """
 
     rounds: int = Field(default=3, ge=0, description="reviews, each followed by a revision unless it accepts")
-    critic: Literal["verifier", "none"] = Field(default="verifier", description="none: revise without a critique")
+    critic: Literal["verifier", "judge", "none"] = Field(
+        default="verifier", description="none: revise without a critique"
+    )
+    judge_model: str = "scripted-judge"
+    judge_base_url: str | None = None
+    judge_style: Style | None = Field(default=None, description="none: as style")
+    judge_temperature: float = Field(default=0.0, ge=0)
+    judge_max_tokens: int = Field(default=2048, gt=0)
+    judge_accepts: Share = Field(
+        default=0.5, description="a score above it leaves the solution alone; 1: every solution is revised"
+    )
+    max_transcript: int = Field(
+        default=MAX_TRANSCRIPT, gt=0, description="characters of a trajectory that the judge is shown"
+    )
     max_critique: int = Field(default=4000, gt=0, description="characters of a critique; the middle is left out")
     refiner_model: str = "scripted-refiner"
     refiner_base_url: str | None = None
@@ -62,9 +77,25 @@ class RefineContext(BidirectionalContext):
     solver_max_tokens: int = Field(default=2048, gt=0)
     refiner: SkipJsonSchema[InstanceOf[BaseChatModel] | None] = Field(default=None, exclude=True, repr=False)
     solver: SkipJsonSchema[InstanceOf[BaseChatModel] | None] = Field(default=None, exclude=True, repr=False)
+    judge: SkipJsonSchema[InstanceOf[BaseChatModel] | None] = Field(default=None, exclude=True, repr=False)
     critique: SkipJsonSchema[Callable[[Attempt, Any], Awaitable[Critique]] | None] = Field(
         default=None, exclude=True, repr=False
     )
+
+    @property
+    def judging(self) -> JudgeContext:
+        """The judge's own settings."""
+        return JudgeContext(
+            model=self.judge_model,
+            base_url=self.judge_base_url,
+            temperature=self.judge_temperature,
+            max_tokens=self.judge_max_tokens,
+            max_trajectory_tokens=self.max_trajectory_tokens,
+            max_transcript=self.max_transcript,
+            max_seconds=self.max_seconds,
+            style=self.judge_style or self.style,
+            chat=self.judge,
+        )
 
 
 Critic = Callable[[Attempt, RefineContext], Awaitable[Critique]]

@@ -20,7 +20,18 @@ from typing_extensions import TypedDict  # pydantic makes schemas of typing's fr
 
 from agents.confidence import Method
 from agents.roles import Mode, prompt_version
-from agents.types import ROLES, ErrorInfo, Role, StopReason, Task, Trajectory, Turn, Verdict, content_id
+from agents.types import (
+    ROLES,
+    ErrorInfo,
+    Role,
+    StopReason,
+    Task,
+    Trajectory,
+    Turn,
+    Verdict,
+    VerifierRole,
+    content_id,
+)
 from tools.base import Tool, ToolResult
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -141,7 +152,7 @@ class VerifierInput(TypedDict):
 
     problem: str
     solution: str
-    role: Role
+    role: VerifierRole
     trajectory_id: NotRequired[str]
 
 

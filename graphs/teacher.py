@@ -21,7 +21,7 @@ from typing_extensions import TypedDict
 
 from agents.protocol import to_langchain
 from agents.roles import render_solver
-from agents.types import ROLES, Candidate, ErrorInfo, Role, Task, Trajectory, content_id
+from agents.types import ROLES, Candidate, ErrorInfo, Task, Trajectory, VerifierRole, content_id
 from graphs.state import TeacherContext, solver_of
 from graphs.verifier import build_verifier
 from tools.errors import ModelError
@@ -61,7 +61,7 @@ class Rollout(TypedDict):
     task_id: str
     candidate_id: str
     solution: str
-    role: Role
+    role: VerifierRole
     sample_index: int
 
 

@@ -1,4 +1,6 @@
-"""GRPO on the verifier graph (TRL), as AgentV-RL: reward ±1, clip 0.2/0.28, both roles mixed, dynamic sampling.
+"""GRPO on the graphs (TRL), as AgentV-RL: clip 0.2/0.28, dynamic sampling, a reward a role.
+
+Recipe `agentv` trains both verifiers, mixed, with rewards of ±1; `rrm` the judge, with a proper scoring rule.
 
 `python -m train.grpo` trains on exported data, on several GPUs under `accelerate launch`.
 
@@ -20,7 +22,7 @@ from tools.command_line import guarded
 from tools.errors import DataError
 from train.callbacks import StepHook, be_quiet, last_checkpoint, need_disk, trainer_callback
 from train.engines import InProcess, Vllm, check_engine
-from train.rewards import REWARDS
+from train.rewards import reward_by_role
 from train.rollout import Prompt, VerifierContext, VerifierRollouts, in_turn
 from train.saving import is_sharded, save_trained
 from train.settings import GrpoConfig, StudentConfig, TrainingSettings
@@ -28,6 +30,22 @@ from train.student import load_student, master_dtype, trainable
 
 if TYPE_CHECKING:
     from trl.trainer.grpo_config import GRPOConfig
+
+SCALES = {"agentv": "group", "rrm": "batch"}  # what advantages are divided by the deviation of; see train/rewards.py
+
+
+def ordered(prompts: Sequence[Prompt], settings: GrpoConfig, seed: int = 0) -> list[Prompt]:
+    """Return the prompts of a recipe in the order of training.
+
+    Raises:
+        DataError: there is none of a role that the recipe needs.
+    """
+    if settings.recipe == "agentv":
+        return mix_roles(prompts, settings.forward_share, seed)
+    own = [p for p in random.Random(seed).sample(prompts, len(prompts)) if p.role == "judge"]
+    if not own:
+        raise DataError("grpo: no prompt for judge; make them with python -m distill.rrm, or set grpo.recipe=agentv")
+    return in_turn(own)
 
 
 def mix_roles(prompts: Sequence[Prompt], forward_share: float, seed: int = 0) -> list[Prompt]:
@@ -91,7 +109,7 @@ def train_grpo(
 
     check_engine(settings, torch.cuda.is_available())
     keep_freed_memory()
-    mixed = mix_roles(prompts, settings.forward_share, seed)
+    mixed = ordered(prompts, settings, seed)
     if len(mixed) < settings.groups:
         raise DataError(f"grpo: {len(mixed)} prompts for {settings.groups} groups; harvest more, or lower grpo.groups")
     model, tokenizer = load_student(str(start), master_dtype(student.dtype))
@@ -102,7 +120,7 @@ def train_grpo(
             policy,
             context,
             open_tools,
-            reward=REWARDS["verdict"],
+            reward=reward_by_role,
             resample_budget=settings.resample_budget,
             end_token=tokenizer.convert_tokens_to_ids(str(tokenizer.eos_token)),  # pyright: ignore[reportArgumentType]
             seed=seed,
@@ -172,8 +190,8 @@ def grpo_arguments(settings: GrpoConfig, max_length: int, out: Path, seed: int) 
         epsilon_high=settings.loss.clip_high,
         beta=settings.loss.beta,
         loss_type="dapo",
-        scale_rewards="group",
-        shuffle_dataset=False,  # `mix_roles` has an order
+        scale_rewards=SCALES[settings.recipe],
+        shuffle_dataset=False,  # `ordered` has an order
         save_strategy="steps",
         save_steps=settings.save_steps,
         save_total_limit=1,

@@ -1,4 +1,4 @@
-"""The graphs as rollouts: TRL's `rollout_func` over the verifier graph, with the policy as its chat model.
+"""The graphs as rollouts: TRL's `rollout_func` over the graph of each prompt's role, with the policy as its chat model.
 
 Input: the keys of prompts (each already repeated `num_generations` times, as TRL gives them). Output: exact token ids,
 log-probabilities and `env_mask` (1 on tokens that the policy sampled, 0 on everything else) and the reward of each row.
@@ -13,10 +13,12 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from itertools import zip_longest
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
-from agents.types import ROLES, Role, StopReason, Trajectory
-from graphs.state import VerifierContext
+from agents.types import EVERY_ROLE, Role, StopReason, Trajectory, Turn, VerifierRole
+from graphs.judge import build_judge
+from graphs.judge_state import JudgeContext, JudgeInput, transcript_for
+from graphs.state import VerifierContext, VerifierInput
 from graphs.verifier import build_verifier
 from tools.base import Tool
 from tools.errors import ModelError, RolloutError
@@ -25,13 +27,17 @@ from train.rewards import Reward, is_live
 
 
 class Prompt(NamedTuple):
-    """What one group is rolled out on. `label` is for the reward only."""
+    """What one group is rolled out on. `label` is for the reward only.
+
+    `turns` are what a judge judges; without any, and for a verifier, it is the solution.
+    """
 
     key: str
     problem: str
     solution: str
     role: Role
     label: bool
+    turns: tuple[Turn, ...] = ()
 
 
 class Row(NamedTuple):
@@ -149,21 +155,8 @@ class VerifierRollouts:
         return groups, spent
 
     async def _roll(self, prompts: Sequence[Prompt], size: int, context: VerifierContext, step: int) -> list[Group]:
-        graph = build_verifier()
-
-        async def one(prompt: Prompt, i: int) -> Trajectory:
-            state = await graph.ainvoke(
-                {
-                    "problem": prompt.problem,
-                    "solution": prompt.solution,
-                    "role": prompt.role,
-                    "trajectory_id": f"{step}/{prompt.key}/{i}",
-                },
-                context=context,
-            )
-            return state["trajectory"]
-
-        rollouts = iter(await asyncio.gather(*(one(p, i) for p in prompts for i in range(size))))
+        work = (roll_out(p, f"{step}/{p.key}/{i}", context) for p in prompts for i in range(size))
+        rollouts = iter(await asyncio.gather(*work))
         groups = []
         for prompt in prompts:
             trajectories = tuple(next(rollouts) for _ in range(size))
@@ -178,6 +171,33 @@ class VerifierRollouts:
                 rows.append(to_row(trajectory) if teaches and reward is not None else silent_row(self.end_token))
         columns = {name: [list(getattr(row, name)) for row in rows] for name in Row._fields}
         return columns | {"reward": [r for g in groups for r in g.rewards]}
+
+
+async def roll_out(prompt: Prompt, name: str, context: VerifierContext) -> Trajectory:
+    """Run the graph of a prompt's role once; `name` is the rollout's own."""
+    if prompt.role == "judge":
+        asked = JudgeInput(problem=prompt.problem, trajectory_id=name, solution=prompt.solution)
+        if prompt.turns:
+            asked["turns"] = prompt.turns
+        return (await build_judge().ainvoke(asked, context=judging(context)))["trajectory"]
+    role = cast(VerifierRole, prompt.role)
+    given = VerifierInput(problem=prompt.problem, solution=prompt.solution, role=role, trajectory_id=name)
+    return (await build_verifier().ainvoke(given, context=context))["trajectory"]
+
+
+def judging(context: VerifierContext) -> JudgeContext:
+    """Return the settings of a judge within a verifier's limits."""
+    return JudgeContext(
+        model=context.model,
+        base_url=context.base_url,
+        temperature=context.temperature,
+        max_tokens=context.max_tokens,
+        max_trajectory_tokens=context.max_trajectory_tokens,
+        max_transcript=transcript_for(context.max_trajectory_tokens),
+        max_seconds=context.max_seconds,
+        style=context.style,
+        chat=context.chat,
+    )
 
 
 def share_of(trainer: Any) -> slice:
@@ -219,15 +239,35 @@ def rollout_metrics(groups: Sequence[Group], chosen: Sequence[Group]) -> dict[st
         "tokens/completion": fmean(t.completion_tokens for _, t, _ in scored),
         "tools/calls": fmean(t.tool_calls for _, t, _ in scored),
     }
-    out |= _rates([(p.label, r > 0) for p, _, r in scored], "")
+    out |= _rates([(p.label, _is_right(p, t, r)) for p, t, r in scored], "")
     given = [t.verdict.passed for _, t, _ in scored if t.verdict is not None]
     if given:
         out["verdict/base_rate"] = fmean(given)
-    for role in ROLES:
+    for role in EVERY_ROLE:
         if rewards := [r for p, _, r in scored if p.role == role]:
             out[f"reward/{role}"] = fmean(rewards)
-            out |= _rates([(p.label, r > 0) for p, _, r in scored if p.role == role], f"/{role}")
+            out |= _rates([(p.label, _is_right(p, t, r)) for p, t, r in scored if p.role == role], f"/{role}")
+    out |= _judged([(p.label, t) for p, t, _ in scored if p.role == "judge"])
     return out
+
+
+def _is_right(prompt: Prompt, trajectory: Trajectory, reward: float) -> bool:
+    """Whether a rollout's verdict is the label: a verifier's reward says so, a judge's is graded."""
+    if prompt.role != "judge":
+        return reward > 0
+    return trajectory.verdict is not None and trajectory.verdict.passed is prompt.label
+
+
+def _judged(found: Sequence[tuple[bool, Trajectory]]) -> dict[str, float]:
+    """Return the mean score, its Brier loss and the share of repaired replies of (label, judge's trajectory) pairs."""
+    scored = [(label, t.verdict.confidence) for label, t in found if t.verdict is not None]
+    if not scored:
+        return {}
+    return {
+        "judge/score": fmean(score for _, score in scored),
+        "judge/brier": fmean((score - label) ** 2 for label, score in scored),
+        "judge/repaired": fmean(len(t.turns) > 1 for _, t in found),
+    }
 
 
 def _rates(found: Sequence[tuple[bool, bool]], suffix: str) -> dict[str, float]:

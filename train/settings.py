@@ -77,6 +77,9 @@ class VllmConfig(Section):
 class GrpoConfig(Section):
     """Reinforcement learning with group-relative advantages."""
 
+    recipe: Literal["agentv", "rrm"] = Field(
+        default="agentv", description="agentv: the verifiers, reward ±1; rrm: the judge, a proper scoring rule"
+    )
     lr: float = Field(default=5e-5, gt=0, description="learning rate")
     steps: int = Field(default=2, ge=0, description="optimiser steps; 0: no GRPO")
     groups: int = Field(default=4, ge=1, description="prompts a batch of rollouts")

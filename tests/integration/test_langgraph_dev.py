@@ -12,7 +12,7 @@ import pytest
 from langgraph_sdk import get_sync_client
 from langgraph_sdk.client import SyncLangGraphClient
 
-from agents.types import Candidate, Round, StopReason, Task, Trajectory, Verdict
+from agents.types import Candidate, Judgement, Round, StopReason, Task, Trajectory, Turn, Verdict
 from tests.conftest import free_port, wait_ready
 
 pytestmark = pytest.mark.integration
@@ -61,7 +61,7 @@ def run(client: SyncLangGraphClient, graph: str, given: dict[str, Any], **settin
 
 def test_the_graphs_are_listed_with_settings_for_studio(client: SyncLangGraphClient) -> None:
     assistants = client.assistants.search(limit=100)
-    assert {"verifier", "bidirectional", "refine", "teacher"} <= {a["graph_id"] for a in assistants}
+    assert {"verifier", "bidirectional", "judge", "refine", "teacher"} <= {a["graph_id"] for a in assistants}
     for assistant in assistants:
         schemas = client.assistants.get_schemas(assistant["assistant_id"])
         assert {"model", "max_turns", "style"} <= set((schemas.get("context_schema") or {})["properties"])
@@ -88,6 +88,25 @@ def test_bidirectional(client: SyncLangGraphClient) -> None:
     assert [review.role for review in reviews] == ["forward_verifier", "backward_verifier"]
     verdict = Verdict.model_validate(out["verdict"])
     assert (verdict.passed, verdict.score, verdict.source) == (False, 0.0, "aggregate")
+
+
+@pytest.mark.parametrize(("solution", "right"), [(RIGHT, True), (WRONG, False)])
+@pytest.mark.parametrize("as_turns", [True, False])
+def test_judge(client: SyncLangGraphClient, solution: str, right: bool, as_turns: bool) -> None:
+    turns = [Turn(stage="think", prompt=(), content=solution).model_dump(mode="json")]
+    out = run(client, "judge", {"problem": PROBLEM, **({"turns": turns} if as_turns else {"solution": solution})})
+    judgement, judged = Judgement.model_validate(out["judgement"]), Trajectory.model_validate(out["trajectory"])
+    assert out["error"] is None and judged.verdict is not None
+    assert judged.verdict.passed == right == (judgement.score > 0.5)
+    assert (judged.role, judged.model, len(judged.turns)) == ("judge", "scripted-judge", 1)
+    assert ("Step 2: wrong." in judgement.critique) != right and "37" not in judgement.critique
+
+
+def test_refine_with_the_judge(client: SyncLangGraphClient) -> None:
+    out = run(client, "refine", {"problem": PROBLEM, "solution": WRONG}, critic="judge")
+    rounds = [Round.model_validate(r) for r in out["rounds"]]
+    assert out["error"] is None and [r.role for r in rounds[0].reviews] == ["judge"]
+    assert (rounds[0].outcome, rounds[0].critique) == ("rejected", "Step 2: wrong.")
 
 
 @pytest.mark.parametrize("given", [{"solution": WRONG}, {}])

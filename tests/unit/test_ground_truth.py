@@ -6,8 +6,10 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agents.types import Candidate, Task
+from agents.types import Candidate, Task, Turn
 from graphs.bidirectional import build_bidirectional
+from graphs.judge import build_judge
+from graphs.judge_state import JudgeContext
 from graphs.refine import build_refine
 from graphs.refine_state import RefineContext
 from graphs.state import BidirectionalContext, TeacherContext
@@ -19,6 +21,7 @@ TEXT = st.text(max_size=30)
 SECRET = st.tuples(TEXT, TEXT).map(SENTINEL.join)
 METADATA = st.dictionaries(TEXT, SECRET | st.lists(SECRET, max_size=2) | st.dictionaries(TEXT, SECRET, max_size=2))
 STYLES = st.sampled_from(["compact", "full"])
+JUDGED = "<think>t</think><critique>Look again.</critique><score>0.1</score>"
 
 
 @st.composite
@@ -108,21 +111,42 @@ def test_bidirectional(task: Task, style: Any, switches: dict[str, Any]) -> None
     assert ("reconcile" in {kwargs["stage"] for _, kwargs in chat.sent}) == bool(switches.get("reconcile"))
 
 
-@given(task=tasks(), style=STYLES, critic=st.sampled_from(["verifier", "none"]), given_first=st.booleans())
+@given(task=tasks(), style=STYLES, as_turns=st.booleans(), well_formed=st.booleans())
+@settings(max_examples=25, deadline=None)
+def test_judge(task: Task, style: Any, as_turns: bool, well_formed: bool) -> None:
+    """A judge is sent the question and the trajectory, in its repair too."""
+    first = JUDGED if well_formed else "no form"
+    chat = FakeChat(replies={"judge": [first], "repair": [JUDGED]})
+    text = task.candidates[0].text
+    what = {"turns": [Turn(stage="t", prompt=(), content=text)]} if as_turns else {"solution": text}
+    run(build_judge(), {"problem": task.question, **what}, JudgeContext(chat=chat, style=style))
+    assert len(chat.sent) == (1 if well_formed else 2) and SENTINEL not in everything_sent(chat)
+
+
+@given(task=tasks(), style=STYLES, critic=st.sampled_from(["verifier", "judge", "none"]), given_first=st.booleans())
 @settings(max_examples=25, deadline=None)
 def test_refinement(task: Task, style: Any, critic: Any, given_first: bool) -> None:
-    """Verifier, solver and refiner are sent the question and solutions; nothing else of the task is in the state."""
+    """Critics, solver and refiner are sent the question and solutions; nothing else of the task is in the state."""
+    judge = FakeChat(replies={"judge": [JUDGED]})
     chat, refiner = FakeChat(replies=script(verdict=FALSE)), FakeChat(replies={"refine": ["a revision"]})
     solver = FakeSolver(replies={"solve": ["a solution"]})
     context = RefineContext(
-        chat=chat, refiner=refiner, solver=solver, tools={"python": FakePython()}, style=style, critic=critic, rounds=2
+        chat=chat,
+        refiner=refiner,
+        solver=solver,
+        judge=judge,
+        tools={"python": FakePython()},
+        style=style,
+        critic=critic,
+        rounds=2,
     )
     given_input: Any = {"problem": task.question, "trajectory_id": f"{task.id}:0"}
     if given_first:
         given_input["solution"] = task.candidates[0].text
     out = asyncio.run(build_refine().ainvoke(given_input, context=context))
     assert refiner.sent and bool(solver.sent) != given_first and bool(chat.sent) == (critic == "verifier")
-    for model in (chat, refiner, solver):
+    assert bool(judge.sent) == (critic == "judge")
+    for model in (chat, refiner, solver, judge):
         assert SENTINEL not in everything_sent(model)
     assert SENTINEL not in repr(out)
 

@@ -74,6 +74,85 @@ def test_the_solutions_own_answer(solution: str, answer: str):
     assert own_answer(solution) == answer
 
 
+CAPITAL = "Which city is the capital of France?"
+LONDON = "I searched for it.\nAnswer: London"
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("It is Paris, not London.", "It is [withheld], not London."),
+        ("Paris, not London, is the capital.", "[withheld], not London, is the capital."),
+        ("Write Paris. It is Paris instead of London.", "Write [withheld]. It is [withheld] instead of London."),
+        ("The capital is New York City rather than London.", "The capital is [withheld] rather than London."),
+        ("The city is not London but Paris.", "The city is not London but [withheld]."),
+        ("The answer London should be Paris.", "The answer London should be [withheld]."),
+        ("The answer should have been “the old town”.", "The answer should have been [withheld]."),
+        ("The answer is Paris.", "The answer is [withheld]."),
+        ("First it was Paris and not London. PARIS!", "First it was [withheld] and not London. [withheld]!"),
+    ],
+)
+def test_what_is_set_against_an_answer_in_words_is_withheld(said: str, told: str):
+    assert withhold_answers(said, CAPITAL, LONDON) == told
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "The answer London is not supported by the page.",
+        "London is the capital of England, so the answer is wrong.",
+        "The search of turn 1 asks for England, and the answer London comes from there.",
+        "London is not established.",
+        "The answer should be checked against the page.",
+    ],
+)
+def test_findings_on_an_answer_in_words_are_passed_on(said: str):
+    assert withhold_answers(said, CAPITAL, LONDON) == said
+
+
+AGAINST = st.sampled_from(
+    [
+        "It is {}, not London.",
+        "{} rather than London.",
+        "The city is not London but {}.",
+        "The answer should be {}.",
+        "The answer is {}.",
+        "The right answer: {}",
+        "London is wrong, it should have been {}.",
+    ]
+)
+NAMES = st.sampled_from(["Paris", "New York City", "Ada Lovelace", "Île-de-France", "ZEIT"])
+
+
+@given(AGAINST, NAMES, st.sampled_from(["", "Step 1: wrong.\n", "Look at {} again. "]), st.sampled_from(["", "\n{}!"]))
+def test_no_name_that_is_set_against_the_answer_gets_through(form: str, name: str, before: str, after: str):
+    said = (before + form + after).format(*[name] * 3)
+    told = withhold_answers(said, CAPITAL, LONDON)
+    assert name not in told and "[withheld]" in told
+
+
+def test_yes_and_no():
+    assert withhold_answers("The answer should be no.", "Is it?", "Answer: Yes") == "The answer should be [withheld]."
+    assert withhold_answers("So the answer is no.", "Is it?", "Answer: Yes") == "So the answer is [withheld]."
+    assert withhold_answers("The answer is yes.", "Is it?", "Answer: Yes") == "The answer is yes."
+    said = "There is no source, and the answer Yes is not what turn 1 found."
+    assert withhold_answers(said, "Is it?", "Answer: Yes") == said
+
+
+def test_what_the_refiner_has_seen_is_no_secret():
+    """A tool returned 13: the critique may point to it, but may not announce it as the answer."""
+    said = "Turn 1 returned 13, the answer uses 14. The answer is 13."
+    assert withhold_answers(said, "q", "Answer: 26", shown="13\n14") == (
+        "Turn 1 returned 13, the answer uses 14. The answer is [withheld]."
+    )
+    assert "14" not in withhold_answers(said, "q", "Answer: 26")
+
+
+@pytest.mark.parametrize("solution", ["<answer>London</answer>", "so\n<answer> London </answer>\n"])
+def test_an_answer_in_a_tag_is_the_solutions_own(solution: str):
+    assert own_answer(solution) == "London"
+
+
 FORMS = st.sampled_from(
     ["The answer is {}.", "Answer: {}", "the correct result would be {} then", "#### {}", "\\boxed{{{}}}", "A: ${}"]
 )

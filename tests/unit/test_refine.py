@@ -213,6 +213,59 @@ async def test_another_critic_takes_the_verifiers_place():
     assert (out["stop"], out["error"].message, out["error"].where) == ("error", "the judge is gone", "review")
 
 
+def judged(critique: str, score: float) -> str:
+    return f"<think>SECRET</think><critique>{critique}</critique><score>{score}</score>"
+
+
+def judge(*replies: Reply) -> FakeChat:
+    """Judge these solutions one after the other: each judgement is a session of its own, `…:round:judge`."""
+
+    class Judge(FakeChat):
+        def reply_to(self, stage: str, session: str, asked: int) -> Reply:
+            return replies[int(session.split(":")[-2])] if stage == "judge" else "no form"
+
+    return Judge()
+
+
+async def reagent_c(judges: FakeChat, writes: FakeChat, **settings: Any) -> Any:
+    context = RefineContext(judge=judges, refiner=writes, critic="judge", **settings)
+    return await build_refine().ainvoke({"problem": PROBLEM, "solution": FIRST}, context=context)
+
+
+async def test_the_judge_as_critic():
+    """Reagent-C: first answer, critique, refined answer; the judge's analysis, score and answers are not passed on."""
+    judges = judge(judged("Step 1: wrong. The answer is 18.", 0.2), judged("Fine.", 0.9))
+    writes = refiner("3 * 6 = 18\nA: 18", "never")
+    out = await reagent_c(judges, writes)
+    assert [r.outcome for r in out["rounds"]] == ["rejected", "accepted"] and out["solution"] == "3 * 6 = 18\nA: 18"
+    shown = str(writes.sent[0][0][-1].content)
+    assert "Review:\nStep 1: wrong. The answer is [withheld].\n" in shown
+    assert "18" not in shown and "SECRET" not in shown and "0.2" not in shown
+    (reviewed,) = out["rounds"][0].reviews
+    assert (reviewed.role, reviewed.verdict.score) == ("judge", 0.2)
+    first, second = (str(messages[-1].content) for messages, _ in judges.sent)
+    assert f"## Turn 1\n{FIRST}\n\n# Judge" in first and "## Turn 1\n3 * 6 = 18\nA: 18\n\n# Judge" in second
+
+
+@pytest.mark.parametrize(("threshold", "outcome"), [(0.5, "accepted"), (0.6, "rejected"), (1.0, "rejected")])
+async def test_what_the_judge_accepts(threshold: float, outcome: str):
+    out = await reagent_c(judge(judged("c", 0.6)), refiner("A: 1"), judge_accepts=threshold, rounds=1)
+    assert out["rounds"][0].outcome == outcome
+    always = await reagent_c(judge(judged("c", 1.0)), refiner("A: 1"), judge_accepts=1.0, rounds=1)
+    assert always["solution"] == "A: 1"  # 1: nothing is left alone
+
+
+async def test_a_judge_without_a_judgement_is_no_reason_to_revise():
+    out = await reagent_c(judge("no form"), refiner("never"))
+    assert (out["stop"], out["error"], out["solution"]) == ("no_verdict", None, FIRST)
+    assert out["rounds"][0].reviews[0].stop_reason is StopReason.UNPARSED
+
+
+async def test_a_judges_outage_is_a_typed_error():
+    out = await reagent_c(judge(ModelError("gone")), refiner("never"))
+    assert (out["stop"], out["error"].kind, out["error"].where) == ("error", "ModelError", "judge")
+
+
 def review(role: Any, passed: bool, critique: str, findings: tuple[StepFinding, ...] = ()) -> Trajectory:
     verdict = Verdict(passed=passed, critique=critique, findings=findings)
     return Trajectory(role=role, stop_reason=StopReason.COMPLETED, verdict=verdict)

@@ -6,15 +6,27 @@ from types import SimpleNamespace
 
 import pytest
 
-from agents.types import ErrorInfo, StopReason, ToolCall, Trajectory, Turn, Verdict
+from agents.types import ErrorInfo, Judgement, StopReason, ToolCall, Trajectory, Turn, Verdict
 from graphs.state import VerifierContext
+from tests.unit.fakes import FakeChat
 from tools.errors import ModelError, RolloutError
 from train import rollout
 from train.rewards import verdict_reward
-from train.rollout import Group, Prompt, VerifierRollouts, choose_groups, rollout_metrics, share_of, to_row
+from train.rollout import (
+    Group,
+    Prompt,
+    VerifierRollouts,
+    choose_groups,
+    judging,
+    roll_out,
+    rollout_metrics,
+    share_of,
+    to_row,
+)
 
 END = 99
 NAMES = ("tpr", "tnr", "balanced_accuracy")
+IN_FORM = "<think>t</think><critique>c</critique><score>0.8</score>"
 
 
 def turn(prompt: list[int], completion: list[int], **more) -> Turn:
@@ -157,6 +169,45 @@ def roll(monkeypatch, verdicts, keys, budget):
         seed=0,
     )
     return func([k for k in keys for _ in range(2)], trainer), graph.seen, logged
+
+
+def judgement(score: float | None, texts: tuple[str, ...] = (IN_FORM,)) -> Trajectory:
+    return Trajectory(
+        role="judge",
+        turns=tuple(turn([1], [2], stage="judge").model_copy(update={"content": text}) for text in texts),
+        stop_reason=StopReason.UNPARSED if score is None else StopReason.COMPLETED,
+        verdict=None if score is None else Judgement(critique="c", score=score).verdict,
+    )
+
+
+def test_metrics_of_judges_by_hand():
+    """Label true: 0.8 and none; false: 0.8 and 0.4. TPR 1/2, TNR 1/2 although every reward is positive."""
+    right, wrong = (Prompt(key, "p", "s", "judge", label) for key, label in (("a", True), ("b", False)))
+    made = [
+        Group(right, (judgement(0.8), judgement(None, ("bad", "bad"))), (1.16, 0.0)),
+        Group(wrong, (judgement(0.8), judgement(0.4)), (0.56, 1.04)),
+    ]
+    m = rollout_metrics(made, made)
+    assert (m["verdict/tpr"], m["verdict/tnr/judge"]) == (0.5, 0.5)
+    assert m["judge/score"] == pytest.approx(2 / 3)
+    assert m["judge/brier"] == pytest.approx((0.04 + 0.64 + 0.16) / 3)
+    assert (m["judge/repaired"], m["reward/judge"]) == pytest.approx((0.25, 0.69))
+
+
+async def test_a_judges_prompt_runs_the_judges_graph():
+    """With the verifier's limits; the label is not sent."""
+    chat = FakeChat(replies={"judge": [IN_FORM]})
+    context = VerifierContext(chat=chat, max_tokens=7, max_trajectory_tokens=100, temperature=0.5)
+    turns = (Turn(stage="think", prompt=(), content="FIRST"), Turn(stage="think", prompt=(), content="LAST"))
+    for given, shown in (((), "## Turn 1\nTHE SOLUTION\n"), (turns, "## Turn 1\nFIRST\n\n## Turn 2\nLAST\n")):
+        prompt = Prompt("k", "THE PROBLEM", "THE SOLUTION", "judge", True, given)
+        made = await roll_out(prompt, "0/k/1", context)
+        assert (made.role, made.stop_reason) == ("judge", StopReason.COMPLETED)
+        messages, settings = chat.sent[-1]
+        assert "THE PROBLEM" in str(messages[-1].content) and shown in str(messages[-1].content)
+        assert (settings["session"], settings["max_tokens"], settings["temperature"]) == ("0/k/1", 7, 0.5)
+        assert "True" not in repr(messages)
+    assert judging(context).max_transcript == 200
 
 
 def test_dead_groups_are_replaced_by_fresh_prompts_never_by_copies(monkeypatch):

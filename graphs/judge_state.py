@@ -1,0 +1,111 @@
+"""What the judge's graph is given, holds and gives back. No ground truth is in any of it.
+
+Input: a problem, and what an agent did on it: the turns of its trajectory, or a solution alone, which is one turn.
+"""
+
+import operator
+from collections.abc import Sequence
+from typing import Annotated, NotRequired
+
+from langchain_core.language_models.chat_models import BaseChatModel
+from langchain_core.messages import BaseMessage
+from pydantic import BaseModel, ConfigDict, Field, InstanceOf
+from pydantic.json_schema import SkipJsonSchema
+from typing_extensions import TypedDict
+
+from agents.protocol import ParseFailure, strip_thoughts
+from agents.roles import Style, judge_version
+from agents.types import ErrorInfo, Judgement, StopReason, Trajectory, Turn, content_id
+from graphs.state import record_turn
+from tools.errors import DataError
+
+MAX_TRANSCRIPT = 24_000  # characters
+
+
+class JudgeContext(BaseModel):
+    """Settings of a judge. `base_url` may hold several URLs, comma-separated."""
+
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+
+    model: str = "scripted-judge"
+    base_url: str | None = None
+    temperature: float = Field(default=0.0, ge=0)
+    max_tokens: int = Field(default=2048, gt=0, description="tokens of a reply")
+    max_turns: int = Field(default=2, ge=1, le=2, description="2: a malformed reply is asked for once more; 1: not")
+    max_trajectory_tokens: int = Field(default=32768, gt=0, description="prompt and reply of the last turn together")
+    max_transcript: int = Field(
+        default=MAX_TRANSCRIPT, gt=0, description="characters of the judged trajectory; more are cut from its middle"
+    )
+    max_seconds: float = Field(default=600.0, gt=0)
+    style: Style = Field(default="compact", description="full is for Qwen3-class models")
+    chat: SkipJsonSchema[InstanceOf[BaseChatModel] | None] = Field(default=None, exclude=True, repr=False)
+
+    @property
+    def version(self) -> str:
+        """The version of what a judge is shown: part of a trajectory's key."""
+        return content_id(judge_version(self.style), self.max_transcript)
+
+
+class JudgeInput(TypedDict):
+    """A problem with the turns of a trajectory, or with a solution. `trajectory_id` names the chat session."""
+
+    problem: str
+    turns: NotRequired[Sequence[Turn]]
+    solution: NotRequired[str]
+    trajectory_id: NotRequired[str]
+
+
+class JudgeOutput(TypedDict):
+    """The judgement, None where the judge failed; `error` then says how. `trajectory` is the judge's own.
+
+    The judgement's critique gives no answer away; the trajectory's turns are as the model wrote them.
+    """
+
+    judgement: Judgement | None
+    error: ErrorInfo | None
+    trajectory: Trajectory
+
+
+class JudgeState(TypedDict):
+    """The judge at work: `asked` are its own turns, `fault` is what is wrong with the last reply."""
+
+    problem: str
+    turns: NotRequired[Sequence[Turn]]
+    solution: NotRequired[str]
+    trajectory_id: NotRequired[str]
+    messages: Annotated[list[BaseMessage], operator.add]
+    asked: Annotated[list[Turn], record_turn]
+    started: NotRequired[float]  # time.monotonic(), seconds
+    fault: NotRequired[ParseFailure | None]
+    outcome: NotRequired[Judgement]
+    stop: NotRequired[StopReason]
+    judgement: NotRequired[Judgement | None]
+    error: NotRequired[ErrorInfo | None]
+    trajectory: NotRequired[Trajectory]
+
+
+def transcript_for(tokens: int) -> int:
+    """Return how many characters of a trajectory a judge is shown whose conversation may have so many tokens.
+
+    Two a token, so that there is room for the reply; data, rollouts and evaluation of one student show the same.
+    """
+    return min(2 * tokens, MAX_TRANSCRIPT)
+
+
+def judged_turns(state: JudgeState) -> list[Turn]:
+    """Return the turns that are to be judged.
+
+    Raises:
+        DataError: there are none.
+    """
+    given = [Turn.model_validate(turn) for turn in state.get("turns") or ()]  # an API caller sends plain JSON
+    if given:
+        return given
+    if "solution" not in state:
+        raise DataError("judge: there is nothing to judge; give `turns` or `solution`")
+    return [Turn(stage="solve", prompt=(), content=state["solution"])]
+
+
+def final_text(turns: Sequence[Turn]) -> str:
+    """Return the text of the last turn, without thoughts: where an agent's answer stands."""
+    return strip_thoughts(turns[-1].content).strip()
