@@ -144,7 +144,7 @@ class Work:
             # for what is resumed, or the samples that are there would come again.
             seed = hash((self.solver.seed, len(self.journal.samples))) if self.journal.samples else self.solver.seed
             room = self.solver.max_tokens + PROMPT_ROOM
-            with opened_chat(self.solver.model, self.solver.base_url, self.solver.width, room, seed) as chat:
+            with opened_chat(self.solver.model, self.solver.base_url, self.solver.width, room, seed=seed) as chat:
                 await reach(chat)
                 self.context = TeacherContext(
                     solver=chat,
