@@ -28,6 +28,7 @@ from pydantic import Field, PrivateAttr
 from agents.completions import CHOICE, CHOICE_FIELDS, request_body, retry_after, to_message
 from agents.endpoints import Endpoint, EndpointPool, parse_urls
 from agents.scripted import ScriptedSolver, ScriptedTeacher
+from agents.scripted_agent import ScriptedAgent
 from agents.scripted_refiner import ScriptedRefiner
 from tools.errors import ConfigError, ModelError, UnsupportedError
 
@@ -39,10 +40,11 @@ MAX_RETRY_AFTER = 60.0  # seconds; a longer Retry-After is cut to this
 MAX_BACKOFF = 16.0  # seconds
 CONNECT_SECONDS = 10.0
 OPTIONAL_FIELDS = ("return_token_ids", "logprobs", "top_logprobs")  # in the order in which a request gives them up
-SCRIPTED: dict[str, type[ScriptedTeacher] | type[ScriptedSolver] | type[ScriptedRefiner]] = {
+SCRIPTED: dict[str, type[ScriptedTeacher] | type[ScriptedSolver] | type[ScriptedRefiner] | type[ScriptedAgent]] = {
     "scripted-teacher": ScriptedTeacher,
     "scripted-solver": ScriptedSolver,
     "scripted-refiner": ScriptedRefiner,
+    "scripted-agent": ScriptedAgent,
 }
 
 

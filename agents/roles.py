@@ -24,11 +24,13 @@ Stage = Literal["plan", "validate", "verdict", "reconcile"]
 STAGES: tuple[Stage, ...] = ("plan", "validate", "verdict")
 Style = Literal["compact", "full"]
 REFINER = "refiner"  # revises solutions; one turn, so it has no stages and no parser beyond its text
+AGENT: Role = "agent"  # answers questions with tools; its turns are all of one stage
+ACT = "act"
 Parser = Callable[[str], str | list[ToolCall] | bool | ParseFailure]
 
 PROMPTS = Path(__file__).parent / "prompts"
 _TEMPLATES = {p.relative_to(PROMPTS).as_posix(): p.read_text("utf-8").rstrip("\n") for p in PROMPTS.rglob("*.txt")}
-_PLACEHOLDER = re.compile(r"\{(problem|solution|tools|review)\}")
+_PLACEHOLDER = re.compile(r"\{(problem|solution|tools|review|reference|given)\}")
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,12 @@ class Mode:
 
 
 WHOLE = Mode()
-SOLVER: dict[Kind, str] = {"math": "solver/system.txt", "qa": "solver/qa.txt", "program": "solver/program.txt"}
+SOLVER: dict[Kind, str] = {
+    "math": "solver/system.txt",
+    "qa": "solver/qa.txt",
+    "short": "solver/qa.txt",
+    "program": "solver/program.txt",
+}
 SPECS: dict[str, RoleSpec] = {
     "forward_verifier": RoleSpec("forward_verifier", labels=("step", "check")),
     "backward_verifier": RoleSpec("backward_verifier"),
@@ -156,6 +163,60 @@ def refiner_version(style: str) -> str:
 
 def _refiner_names(style: str, critiqued: bool) -> tuple[str, str]:
     return f"{style}/{REFINER}.system.txt", f"{style}/{REFINER}.revise{'' if critiqued else '.no_critique'}.txt"
+
+
+def render_agent(style: str, problem: str, tools: str) -> list[Message]:
+    """Write the messages that ask an agent for an answer.
+
+    Args:
+        style: "compact" or "full".
+        problem: The question, and nothing else of its task.
+        tools: What the system prompt says of the tools, by `agent_tools`.
+    """
+    values = {"problem": problem, "tools": tools}
+    system, user = _agent_names(style)
+    return [
+        Message(role="system", content=_fill(_template(system), values)),
+        Message(role="user", content=_fill(_template(user), values)),
+    ]
+
+
+def agent_tools(style: str, tools: Iterable[Tool]) -> str:
+    """Write what an agent's system prompt says of its tools: their schemas, in style "compact" their signatures."""
+    return tool_schemas(tools) if style == "full" else ", ".join(map(_signature, tools))
+
+
+def agent_version(style: str, tools: str = "") -> str:
+    """Return the hash of what an agent is shown beside the question: prompts, and tools (by `agent_tools`)."""
+    return content_id(*(_template(name) for name in _agent_names(style)), tools)
+
+
+def _agent_names(style: str) -> tuple[str, str]:
+    return f"{style}/{AGENT}.system.txt", f"{style}/{AGENT}.{ACT}.txt"
+
+
+def _signature(tool: Tool) -> str:
+    """Write a tool as `search(query, [page])`: what may be left out stands in brackets."""
+    required = tool.parameters.get("required", [])
+    names = [n if n in required else f"[{n}]" for n in tool.parameters.get("properties", {})]
+    return f"{tool.name}({', '.join(names)})"
+
+
+def render_grader(problem: str, reference: str, given: str) -> list[Message]:
+    """Write the messages that ask a model whether an answer says the same as the reference answer.
+
+    This is the one prompt that shows ground truth; no model whose answers are measured is sent it.
+    """
+    values = {"problem": problem, "reference": reference, "given": given}
+    return [
+        Message(role="system", content=_template("grader/system.txt")),
+        Message(role="user", content=_fill(_template("grader/grade.txt"), values)),
+    ]
+
+
+def grader_version() -> str:
+    """Return the hash of what a grader is told."""
+    return content_id(_template("grader/system.txt"), _template("grader/grade.txt"))
 
 
 def tool_schemas(tools: Iterable[Tool]) -> str:

@@ -13,9 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tools.base import ToolCall, ToolResult
 
-Role = Literal["forward_verifier", "backward_verifier"]
-Kind = Literal["math", "qa", "program"]  # of a task: how its answers are compared
-ROLES: tuple[Role, ...] = ("forward_verifier", "backward_verifier")
+Role = Literal["forward_verifier", "backward_verifier", "agent"]
+Kind = Literal["math", "qa", "short", "program"]  # of a task: how its answers are compared
+ROLES: tuple[Role, ...] = ("forward_verifier", "backward_verifier")  # the directions of a review
 
 
 def content_id(*parts: object) -> str:
@@ -32,7 +32,7 @@ class Frozen(BaseModel):
 class StopReason(StrEnum):
     """Why a trajectory ended. Everything but `ERROR` is the model's own doing; limits are not errors."""
 
-    COMPLETED = "completed"  # the verdict was given and parsed
+    COMPLETED = "completed"  # the verdict, or an agent's final answer, was given and parsed
     UNPARSED = "unparsed"  # the last turn does not parse
     LENGTH = "length"  # a turn was cut at its token limit
     MAX_TURNS = "max_turns"
@@ -64,8 +64,8 @@ class Candidate(Frozen):
 class Task(Frozen):
     """One problem. `answer`, `aliases` (other right answers) and `metadata` are ground truth and its kin.
 
-    No prompt of a verifier holds them. `kind` says how answers are compared: as mathematics, as short texts, or, for
-    programs, by running them. `candidates` is filled when the source file already holds solutions.
+    No prompt of a verifier holds them. `kind` says how answers are compared: as mathematics, as short texts ("qa"), as
+    numbers, lists or words ("short"), or, for programs, by running them. `candidates` is filled when the source file already holds solutions.
     """
 
     question: str

@@ -130,8 +130,12 @@ def check_folder(folder: Path, verifier: Verifier) -> None:
     mark_folder(folder, IDENTITY, identity(verifier))
 
 
-def mark_folder(folder: Path, name: str, ours: dict[str, Any]) -> None:
+def mark_folder(
+    folder: Path, name: str, ours: dict[str, Any], holds: str = "reviews of another verifier"
+) -> None:
     """Make sure that what a folder holds depends on the same things, and mark it so in its file `name`.
+
+    `holds` is what a folder holds that is refused, for the error.
 
     Raises:
         ConfigError: it holds what depends on others.
@@ -147,7 +151,7 @@ def mark_folder(folder: Path, name: str, ours: dict[str, Any]) -> None:
         ]
         if differing:
             raise ConfigError(
-                f"{folder} holds reviews of another verifier ({'; '.join(differing[:3])}); choose another --out"
+                f"{folder} holds {holds} ({'; '.join(differing[:3])}); choose another --out"
             )
         return
     try:

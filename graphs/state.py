@@ -22,20 +22,19 @@ from agents.confidence import Method
 from agents.roles import Mode, prompt_version
 from agents.types import ROLES, ErrorInfo, Role, StopReason, Task, Trajectory, Turn, Verdict, content_id
 from tools.base import Tool, ToolResult
+from tools.registry import ToolsConfig, open_with_sandbox
+from tools.sandbox.settings import SandboxConfig
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Aggregation = Literal["weighted", "mean", "min", "product"]
 
 
-class VerifierContext(BaseModel):
-    """Settings of one verifier run. `base_url` may hold several URLs, comma-separated.
-
-    `tools` can all be called, but only the system prompt of style "full" describes them: the compact one names python.
-    """
+class RunContext(BaseModel):
+    """Settings of a model that takes turns and calls tools. `base_url` may hold several URLs, comma-separated."""
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
-    model: str = "scripted-teacher"
+    model: str
     base_url: str | None = None
     temperature: float = Field(default=0.0, ge=0)
     max_tokens: int = Field(default=512, gt=0, description="tokens of one turn")
@@ -44,6 +43,22 @@ class VerifierContext(BaseModel):
     max_trajectory_tokens: int = Field(default=16384, gt=0, description="prompt and reply of the last turn together")
     max_seconds: float = Field(default=600.0, gt=0)
     style: Literal["compact", "full"] = Field(default="compact", description="full is for Qwen3-class models")
+    chat: SkipJsonSchema[InstanceOf[BaseChatModel] | None] = Field(default=None, exclude=True, repr=False)
+    tools: SkipJsonSchema[dict[str, InstanceOf[Tool]] | None] = Field(default=None, exclude=True, repr=False)
+
+    @property
+    def tool_settings(self) -> ToolsConfig:
+        """Which tools are opened where no live ones are given."""
+        return ToolsConfig()
+
+
+class VerifierContext(RunContext):
+    """Settings of one verifier run.
+
+    `tools` can all be called, but only the system prompt of style "full" describes them: the compact one names python.
+    """
+
+    model: str = "scripted-teacher"
     top_logprobs: int | None = Field(
         default=20, ge=1, description="alternatives a token of the verdict; none: not asked"
     )
@@ -57,8 +72,6 @@ class VerifierContext(BaseModel):
     use_tools: bool = Field(default=True, description="check with tools; off: an ablation")
     single_pass: bool = Field(default=False, description="one turn that ends in a verdict (GenRM): no plan, no tools")
     early_stop: bool = Field(default=False, description="go to the verdict once a check or a finding refutes a step")
-    chat: SkipJsonSchema[InstanceOf[BaseChatModel] | None] = Field(default=None, exclude=True, repr=False)
-    tools: SkipJsonSchema[dict[str, InstanceOf[Tool]] | None] = Field(default=None, exclude=True, repr=False)
 
     @property
     def mode(self) -> Mode:
@@ -198,8 +211,8 @@ class BidirectionalState(BidirectionalInput):
     verdict: NotRequired[Verdict | None]
 
 
-def chat_of(context: VerifierContext) -> BaseChatModel:
-    """Return the verifiers' chat model: the live one, else the one that the settings name.
+def chat_of(context: RunContext) -> BaseChatModel:
+    """Return the chat model of a run: the live one, else the one that the settings name.
 
     Raises:
         ConfigError: the settings name no model that can be opened.
@@ -224,30 +237,23 @@ def open_model(model: str, base_url: str | None) -> BaseChatModel:
 
 
 Opened = tuple[AbstractAsyncContextManager[dict[str, Tool]], dict[str, Tool]]
-_held_tools: WeakKeyDictionary[asyncio.AbstractEventLoop, Opened] = WeakKeyDictionary()
+_held_tools: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Opened]] = WeakKeyDictionary()
 
 
-async def tools_of(context: VerifierContext) -> dict[str, Tool]:
-    """Return the tools by name: the live ones, else python in the running event loop's local sandbox.
+async def tools_of(context: RunContext) -> dict[str, Tool]:
+    """Return the tools by name: the live ones, else those of the settings, one set for an event loop.
 
     Raises:
+        ConfigError: what a tool needs is not set or not there.
         SandboxError: there is no isolation on this machine.
     """
     if context.tools is not None:
         return context.tools
-    loop = asyncio.get_running_loop()
-    if loop not in _held_tools:
-        holder = _local_tools()
-        _held_tools[loop] = (holder, await holder.__aenter__())
-    return _held_tools[loop][1]
-
-
-def _local_tools() -> AbstractAsyncContextManager[dict[str, Tool]]:
-    """Return the default tools, to be opened.
-
-    Nobody closes them by hand: they are an async generator, and an event loop that ends closes its async generators.
-    """
-    from tools.registry import ToolsConfig, open_with_sandbox
-    from tools.sandbox.settings import SandboxConfig
-
-    return open_with_sandbox(ToolsConfig(), SandboxConfig())
+    held = _held_tools.setdefault(asyncio.get_running_loop(), {})
+    settings = context.tool_settings
+    key = settings.model_dump_json()
+    if key not in held:
+        # Nobody closes it by hand: it is an async generator, and an event loop that ends closes its async generators.
+        holder = open_with_sandbox(settings, SandboxConfig())
+        held[key] = (holder, await holder.__aenter__())
+    return held[key][1]
