@@ -174,7 +174,9 @@ def _plan(talk: Talk, lapse: str) -> list[ToolCall]:
     search = ToolCall(name="search", arguments={"query": query})
     if lapse in ("shallow", "title"):
         return [search]
-    reads = [ToolCall(name="search", arguments={"query": query, "result": n}) for n in (1, 2)] if talk.shows_whole else []
+    reads = (
+        [ToolCall(name="search", arguments={"query": query, "result": n}) for n in (1, 2)] if talk.shows_whole else []
+    )
     return [search, search, *reads] if lapse == "repeat" else [search, *reads]
 
 

@@ -13,7 +13,6 @@ from eval.quantities import Number, equal_numbers, read_number
 
 _SEPARATOR = re.compile(r"[,;，；、]")
 _INSIDE_NUMBER = re.compile(r"(?<=\d)[.,:/-](?=\d)")
-_KEPT = "\u2024"  # stands for a mark inside a number; it is no ASCII punctuation, which the normalisation removes
 
 
 def equal(a: str, b: str) -> bool:
@@ -43,7 +42,5 @@ def _number(text: str) -> Number | None:
 
 
 def _guarded(text: str) -> str:
-    return _INSIDE_NUMBER.sub(lambda mark: _KEPT + mark.group().translate(_NAMES), text)
-
-
-_NAMES = {ord("."): "p", ord(","): "c", ord(":"): "d", ord("/"): "s", ord("-"): "m"}
+    """Return a text in which the marks inside numbers are letters, which the normalisation leaves alone."""
+    return _INSIDE_NUMBER.sub(lambda mark: f"x{ord(mark.group())}x", text)

@@ -32,9 +32,7 @@ from tools.errors import RolloutError
 logger = logging.getLogger(__name__)
 
 
-async def think(
-    state: ReactState, runtime: Runtime[ReactContext]
-) -> Command[Literal["tools", "think", "finish"]]:
+async def think(state: ReactState, runtime: Runtime[ReactContext]) -> Command[Literal["tools", "think", "finish"]]:
     """Take a step: the model calls tools, or gives its answer."""
     context = context_of(runtime)
     opened: Update = {}

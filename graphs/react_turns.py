@@ -20,9 +20,7 @@ from tools.registry import call_tool
 STATEFUL = ("python",)  # between two of its calls another one may have changed what the same call gives
 LAST_STEP = "(this is your last step: give your final answer now, without a tool call)"
 NO_CALLS_LEFT = "(no tool calls left: give your final answer)"
-NOTHING_DONE = (
-    "That holds neither a tool call nor a final answer. Call a tool, or give your answer: <answer>…</answer>"
-)
+NOTHING_DONE = "That holds neither a tool call nor a final answer. Call a tool, or give your answer: <answer>…</answer>"
 
 
 def stop_after_act(turns: Sequence[Turn], context: ReactContext) -> StopReason | None:
