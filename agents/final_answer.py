@@ -1,7 +1,7 @@
 r"""An agent's final answer: read from its last turn, where it stands in `<answer>…</answer>` or `\boxed{…}`.
 
-Input: the text of ONE assistant turn, never a prompt. Output: the answer as written, without what surrounds it, or None.
-Reading never raises on any text. Whether an answer is right is decided elsewhere (`eval.checkers`).
+Input: the text of ONE assistant turn, never a prompt. Output: the answer as written, without what surrounds it, or
+None. Reading never raises on any text. Whether an answer is right is decided elsewhere (`eval.checkers`).
 """
 
 import re

@@ -13,8 +13,30 @@ _NUMBER = re.compile(r"\b\d[\d,]*(?:\.\d+)?\b")
 _YES_NO = re.compile(r"^(?:is|are|was|were|do|does|did|has|have|had|can|could)\b", re.IGNORECASE)
 _COUNT = re.compile(r"\b(?:how many|how much|how old|what year|which year|in what year|when)\b", re.IGNORECASE)
 _COMMON = frozenset(
-    "a an the of in on at to for from by with and or is are was were be been it its he she his her they their this that "
-    "what which who whom whose when where why how do does did has have had as not than also one".split()
+    (
+        *(
+            "a",
+            "an",
+            "the",
+            "of",
+            "in",
+            "on",
+            "at",
+            "to",
+            "for",
+            "from",
+            "by",
+            "with",
+            "and",
+            "or",
+            "as",
+            "not",
+            "than",
+        ),
+        *("is", "are", "was", "were", "be", "been", "do", "does", "did", "has", "have", "had", "also", "one"),
+        *("it", "its", "he", "she", "his", "her", "they", "their", "this", "that"),
+        *("what", "which", "who", "whom", "whose", "when", "where", "why", "how"),
+    )
 )
 
 

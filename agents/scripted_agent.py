@@ -164,7 +164,7 @@ def next_of_text(talk: Talk, lapse: str) -> str:
 
 
 def _plan(talk: Talk, lapse: str) -> list[ToolCall]:
-    """Return the calls of a look-up, which do not depend on their results: the attached file, or search and two reads."""
+    """Return the calls of a look-up, whatever they give: the attached file, or search and two reads."""
     attached = _FILE.search(talk.question)
     if attached and talk.offers("files"):
         return [ToolCall(name="files", arguments={"path": attached[1].strip()})]
@@ -181,6 +181,6 @@ def _plan(talk: Talk, lapse: str) -> list[ToolCall]:
 
 
 def _body(result: str) -> str:
-    """Return a result without the frame that tools put around it: numbered headings, addresses, the last line's note."""
+    """Return a result without the frame that tools put around it: numbered headings, and notes in brackets."""
     lines = [line for line in result.splitlines() if not re.match(r"^\d+\. |^\[|^\(", line)]
     return "\n".join(lines)

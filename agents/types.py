@@ -64,8 +64,9 @@ class Candidate(Frozen):
 class Task(Frozen):
     """One problem. `answer`, `aliases` (other right answers) and `metadata` are ground truth and its kin.
 
-    No prompt of a verifier holds them. `kind` says how answers are compared: as mathematics, as short texts ("qa"), as
-    numbers, lists or words ("short"), or, for programs, by running them. `candidates` is filled when the source file already holds solutions.
+    No prompt of a verifier or an agent holds them. `kind` says how answers are compared: as mathematics, as short texts
+    ("qa"), as numbers, lists or words ("short"), or, for programs, by running them. `candidates` is
+    filled when the source file already holds solutions.
     """
 
     question: str

@@ -1,8 +1,9 @@
 """`python -m eval.agent`: a tool-using agent on a benchmark: pass@1 and pass@k over repeats, and what it costs.
 
 Input: a benchmark (of the Hub, or a local copy), a model (an endpoint's, a folder, the embedded student, or the offline
-`scripted-agent`), tools. Output in a folder: `trajectories.jsonl` (every trajectory as it came: the same command goes on
-from there), `agent.json`, with `--grader` also `grades.jsonl`; tables on stdout. The agent is shown the question alone.
+`scripted-agent`), tools. Output in a folder: `trajectories.jsonl` (every trajectory as it came: the same command goes
+on from there), `agent.json`, with `--grader` also `grades.jsonl`; tables on stdout. The agent is shown the question
+alone.
 """
 
 import argparse
@@ -27,7 +28,7 @@ TRAJECTORIES, GRADES, IDENTITY = "trajectories.jsonl", "grades.jsonl", "agent-of
 EPILOG = """Benchmarks: {names}. NAME:FILE reads JSON lines, parquet or CSV in place of the Hub; gaia and hle are gated:
 accept their terms there and set HF_TOKEN, or give your own copy. Final answers are compared by the kind of the task:
 mathematics by math-verify, short texts after SQuAD's normalisation, numbers and lists by value; never by containment.
---grader asks a language model as well; its failures are counted. The same command resumes, a larger --repeats goes on."""
+--grader asks a language model as well; its failures are counted. The same command resumes; more --repeats go on."""
 
 
 def options() -> command_line.Parser:
@@ -43,12 +44,7 @@ def options() -> command_line.Parser:
     add("--model", required=True, help="scripted-agent, smollm2-135m, a model's folder, or what --base-url serves")
     add("--base-url", metavar="URL", help="of an OpenAI-compatible endpoint; several: comma-separated")
     add("--tools", default="python", metavar="A,B", help="python, search, browse, files, vision, audio, mcp")
-    add(
-        "--corpus",
-        type=Path,
-        metavar="PATH",
-        help="what search looks through offline: JSON lines, or a folder of texts",
-    )
+    add("--corpus", type=Path, metavar="PATH", help="of search, offline: JSON lines, or a folder of texts")
     add("--folder", type=Path, metavar="DIR", help="what files, vision and audio read: the benchmark's files")
     add("--repeats", type=least(1), default=1, metavar="K", help="trajectories a problem (default: 1)")
     add("--out", required=True, type=Path, metavar="DIR", help="folder of the trajectories and the report")

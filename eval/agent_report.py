@@ -200,7 +200,7 @@ def doubts(answered: Sequence[Answered]) -> list[Doubt]:
 def sections(found: AgentReport) -> list[Section]:
     """Return the tables: all problems, by level where there are several, tools, and how trajectories ended."""
     whole = found.groups[ALL]
-    title = f"{found.benchmark}, {found.agent['model']}, {found.repeats} trajectories a problem, 95 % intervals over problems"
+    title = f"{found.benchmark}, {found.agent['model']}, {found.repeats} trajectories a problem, 95 % intervals"
     missing = found.asked - whole.rule.problems
     rows = [("problems", str(whole.rule.problems)), *_rates("", whole.rule)]
     if whole.graded is not None:

@@ -1,17 +1,17 @@
-"""Benchmarks by name: `--benchmark NAME` reads the Hub, `--benchmark NAME:FILE` a local copy (JSON lines, parquet,
-CSV).
+"""Benchmarks by name: `--benchmark NAME` reads the Hub, `--benchmark NAME:FILE` a local copy.
 
-Output: tasks with reference answers (programs: with their tests in `metadata`), in the set's order. One row of
-`BENCHMARKS` is all that a new name needs, where its answers are of a kind that there is.
+Input of a copy: JSON lines, parquet or CSV. Output: tasks with reference answers (programs: with their tests in
+`metadata`), in the set's order. One row of `BENCHMARKS` is all that a new name needs, where its answers are of a kind
+that there is.
 
 How the rows came about. Checked against files with these very problems (question, answer, level; files whose fields
 have our names): math500, gsm8k, gaokao2023en, aime24, hotpotqa. The Hub was never read here: its repositories,
 configurations, splits and columns are from data set cards (MATH-500's and MuSiQue's by way of their copies, aime_2024,
 hotpot_qa, bamboogle) and from other projects' loaders (Gaokao2023-Math-En, aime25, 2WikiMultihopQA,
-code_generation_lite, GAIA, WebWalkerQA, xbench's DeepSearch); gsm8k's are those of its release, hle's those of its card.
+code_generation_lite, GAIA, WebWalkerQA, xbench's DeepSearch); gsm8k's are those of its release, hle's of its card.
 gaia and hle are gated: who has not accepted their terms on the Hub gives a copy of their own. gaia is the validation
-split (the test split has no answers), with its files; hle is its text-only part. WebWalkerQA's answers are sentences: the
-rule says little of them, a grader more (`eval.agent --grader`); the page that each question begins at is not told.
+split (the test split has no answers), with its files; hle is its text-only part. WebWalkerQA's answers are sentences:
+the rule says little of them, a grader more (`eval.agent --grader`); the page that a question begins at is not told.
 """
 
 import difflib

@@ -1,8 +1,9 @@
 """How answers are compared, by the kind of a task: an extractor, an equality, and what is worth a second look.
 
 Input: a task and the text of a solution. Output: `Grade`. Mathematics goes by `eval.answers`, short texts by exact
-match after normalisation (`eval.qa`), short answers of mixed form by `eval.short_answers`. Programs are graded by running them (`eval.programs`); here they are only taken
-out of the text and compared as texts, since what a program does cannot be read off it.
+match after normalisation (`eval.qa`), short answers of mixed form by `eval.short_answers`. Programs are graded by
+running them (`eval.programs`); here they are only taken out of the text and compared as texts, since what a program
+does cannot be read off it.
 """
 
 from collections.abc import Callable
@@ -81,7 +82,7 @@ def grade(task: Task, text: str) -> Grade:
 
 
 def grade_answer(task: Task, given: str | None) -> Grade:
-    """Grade a final answer as it was taken out of a solution or a trajectory; None: none was given. Otherwise `grade`."""
+    """Grade a final answer as it was taken out of a text; None: none was given. Otherwise as `grade`."""
     if task.kind == "program" or task.answer is None:
         return Grade(correct=None, answer=given)
     references, same = (task.answer, *task.aliases), CHECKERS[task.kind].equal

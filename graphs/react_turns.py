@@ -1,8 +1,8 @@
 """The agent's turns: pure rules on what a reply means and when to stop, and the running of its calls.
 
 Inputs: the turns so far, the limits of a `ReactContext`. Outputs: where the graph goes, a `StopReason` or None, tool
-results. What the model got wrong is an observation (`ok=False`), a repeated call too; a failure of the infrastructure is
-raised, for `graphs.turns.within` to make data of.
+results. What the model got wrong is an observation (`ok=False`), a repeated call too; a failure of the infrastructure
+is raised, for `graphs.turns.within` to make data of.
 """
 
 import json
@@ -80,7 +80,7 @@ class Past(NamedTuple):
 
 
 def past_calls(turns: Sequence[Turn]) -> Iterator[Past]:
-    """Yield the calls of the turns in order, with their results; those of a turn whose calls have not run are left out."""
+    """Yield the calls of the turns in order; those of a turn whose calls have not run are left out."""
     for step, turn in enumerate(turns, 1):
         for call, result in zip(turn.tool_calls, turn.results, strict=False):
             yield Past(step, call, result.ok)
