@@ -12,6 +12,7 @@ from eval.answers import normalise
 from eval.quantities import Number, equal_numbers, read_number
 
 _SEPARATOR = re.compile(r"[,;，；、]")
+_LISTED = re.compile(r"[,;，；、]\s+\S")  # thousands are not set apart by a space after the comma
 _INSIDE_NUMBER = re.compile(r"(?<=\d)[.,:/-](?=\d)")
 
 
@@ -25,7 +26,7 @@ def equal(a: str, b: str) -> bool:
 
 def items(answer: str) -> list[str]:
     """Return the items of a list; of a number, with its thousands separators, or of other words, the whole."""
-    if _number(answer) is not None:
+    if not _LISTED.search(answer) and _number(answer) is not None:
         return [answer.strip()]
     return [item for part in _SEPARATOR.split(answer) if (item := part.strip())]
 

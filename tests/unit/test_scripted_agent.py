@@ -1,4 +1,4 @@
-"""The scripted agent: what it reads, what it calls, that careful ones are right where it can be told and lapses are not."""
+"""The scripted agent: what it reads and calls, that careful ones are right where that can be had, and its lapses."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,10 @@ from tools.search import SearchTool
 from tools.sections import SearchConfig
 
 PAGES = (
-    ("Karla Lindt", "Karla Lindt is a painter from Tampere. She painted the mural Blue Harbour in 1987."),
+    (
+        "Karla Lindt",
+        "Karla Lindt is a painter from Tampere. The mural Blue Harbour was painted by Karla Lindt in 1987.",
+    ),
     ("Blue Harbour", "Blue Harbour is a mural in the town hall of Oulu."),
     ("Anton Berg", "Anton Berg was a composer. He wrote three operas."),
 )
@@ -77,7 +80,7 @@ async def test_other_questions_are_looked_up_and_read(search: SearchTool, style:
     assert all(r.ok for t in made.turns for r in t.results)
 
 
-async def test_lapses_are_wrong_and_of_several_kinds(search: SearchTool) -> None:
+async def test_lapses_are_of_several_kinds(search: SearchTool) -> None:
     agent = ScriptedAgent(error_rate=1.0)
     sums = [await ask("Calculate 12 + 30 - 5.", {"python": Calculator()}, agent, i) for i in range(12)]
     assert all(given != "37" for _, given in sums)
@@ -115,7 +118,7 @@ class Files(FakePython):
 
 async def test_an_attached_file_is_read() -> None:
     tool = Files("notes.txt\n\nThe mural Blue Harbour was painted by Karla Lindt.")
-    made, given = await ask(f"{QUESTION}\n\nAttached file: notes.txt", {"files": tool}, ScriptedAgent(error_rate=0.0))
+    _, given = await ask(f"{QUESTION}\n\nAttached file: notes.txt", {"files": tool}, ScriptedAgent(error_rate=0.0))
     assert tool.calls[0][0] == {"path": "notes.txt"} and given == "Karla Lindt"
 
 
