@@ -27,9 +27,10 @@ from pydantic import Field, PrivateAttr
 
 from agents.completions import CHOICE, CHOICE_FIELDS, request_body, retry_after, to_message
 from agents.endpoints import Endpoint, EndpointPool, parse_urls
-from agents.scripted import ScriptedSolver, ScriptedTeacher
 from agents.scripted_agent import ScriptedAgent
 from agents.scripted_refiner import ScriptedRefiner
+from agents.scripted_solver import ScriptedSolver
+from agents.scripted_teacher import ScriptedTeacher
 from tools.errors import ConfigError, ModelError, UnsupportedError
 
 logger = logging.getLogger(__name__)

@@ -7,15 +7,15 @@ What is guaranteed, sentence by sentence of the review. One *speaks of the answe
 "final result", "correct value" and the like), `\boxed`, `####` or `A:`, names the solution's own final answer, or
 belongs to a finding on the step that states it. There
 
-1. what is announced as the answer ("the answer is …", "Answer: …", `\boxed{…}`) is withheld to the end of the sentence,
-   unless it is the solution's own answer;
+1. what is announced as the answer ("the answer is …", "Answer: …", `\boxed{…}`) is withheld to the end of the
+   sentence, unless it is the solution's own answer;
 2. every numeral is withheld that stands neither in the problem nor in the solution; "9 * 2 is 18, not 26" becomes
    "[withheld] * 2 is [withheld], not 26".
 
 A numeral withheld by either rule is withheld everywhere else too, unless the problem or the solution has it.
 
-What is not: the mended value of an earlier step is a finding and is passed on, and a reader may work the answer out from
-it. An answer that is spelled out ("eighteen"), or announced in words that are not known here, gets through.
+What is not: the mended value of an earlier step is a finding and is passed on, and a reader may work the answer out
+from it. An answer that is spelled out ("eighteen"), or announced in words that are not known here, gets through.
 """
 
 import re

@@ -18,7 +18,8 @@ from langchain_core.messages import BaseMessage
 from agents import arithmetic
 from agents.arithmetic import Equation
 from agents.protocol import parse_findings
-from agents.scripted import ScriptedChat, carry
+from agents.scripted import ScriptedChat
+from agents.scripted_teacher import carry
 from tools.errors import ModelError
 
 _EXCERPT = re.compile(r"Problem:\n(.*?)\n\nSolution:\n(.*?)(?:\n\nReview:\n(.*?))?\n\n# Revise\n", re.DOTALL)

@@ -102,7 +102,8 @@ def open_run(folder: Path, store: Any) -> "Run":
         ConfigError: it is no run's folder.
     """
     from distill.config import CONFIG_FILE, load_config
-    from distill.pipeline import Run, load_benchmarks, load_parts
+    from distill.inputs import load_benchmarks, load_parts
+    from distill.pipeline import Run
 
     path = folder / CONFIG_FILE
     if not path.is_file():

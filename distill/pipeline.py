@@ -18,19 +18,15 @@ from typing import TYPE_CHECKING, Any
 
 from agents.chat import open_chat
 from agents.outages import raise_first
-from agents.scripted import ScriptedSolver
+from agents.scripted_solver import ScriptedSolver
 from agents.store import Row, Store
-from agents.types import ROLES, Task
-from distill import tasks as sources
-from distill.contexts import eval_context, verifier_context
+from agents.types import Task
+from distill.contexts import verifier_context
 from distill.harvest import harvest, teacher_context
 from distill.sections import RunConfig
 from distill.select import Selected, select, to_examples, without
 from eval.checkers import grade
-from eval.held_out import Pool, Reviews, complete, representatives, review_all, scored_pools, side_of, verdict_rows
-from eval.results import HeldOut, Stage, VerdictRow, held_out
 from graphs import teacher as engine
-from graphs.state import BidirectionalContext
 from tools import registry
 from tools.base import Tool
 from tools.errors import DataError, ModelError, NothingAcceptedError
@@ -40,9 +36,6 @@ NOTE_SECONDS = 10.0  # between two notes of a running stage's time: as much as a
 
 if TYPE_CHECKING:
     from train.rollout import Prompt
-
-TASKS_FILE = "tasks.jsonl"
-BENCHMARKS_FILE = "benchmarks.json"
 
 
 def open_tools(cfg: RunConfig) -> AbstractAsyncContextManager[dict[str, Tool]]:
@@ -62,53 +55,6 @@ def run_async(work: Any) -> Any:
         return asyncio.run(work)
     except BaseExceptionGroup as group:
         raise_first(group)
-
-
-def load_parts(cfg: RunConfig) -> dict[str, list[Task]]:
-    """Load the problems and split them once, by problem: for the harvest, for GRPO, held out.
-
-    A run that is resumed finds those of a Hub data set in its folder (see `keep_inputs`).
-
-    Raises:
-        ConfigError, DataError: see `distill.tasks.load_tasks`.
-    """
-    t, kept = cfg.tasks, cfg.run_dir / TASKS_FILE
-    if kept.is_file():
-        return sources.saved_parts(kept)
-    sizes: dict[str, int] = {"harvest": t.n_harvest, "grpo": t.n_grpo, "eval": t.n_eval}
-    if not t.source.startswith("reasoning_gym"):
-        wanted = min(sum(sizes.values()), t.limit or sum(sizes.values()))
-        return sources.split_tasks(sources.load_tasks(t.source, wanted, cfg.seed), sizes)
-    harvested, weights = sizes.pop("harvest"), dict(t.families)
-    found = sources.load_tasks(t.source, sum(sizes.values()), cfg.seed, weights, t.difficulty)
-    parts = sources.split_tasks(found, sizes)
-    weights = {family: weight * t.harvest_emphasis.get(family, 1.0) for family, weight in weights.items()}
-    parts["harvest"] = sources.load_tasks(t.source, harvested, cfg.seed, weights, t.difficulty, apart_from=found)
-    return parts
-
-
-def keep_inputs(cfg: RunConfig, parts: dict[str, list[Task]], benchmarks: dict[str, list[str]]) -> None:
-    """Keep what came from the Hub in the run's folder: it may change, or be out of reach on resumption."""
-    path = cfg.run_dir / TASKS_FILE
-    if cfg.tasks.source.startswith("hf:") and not path.exists():
-        sources.save_parts(parts, path)
-    path = cfg.run_dir / BENCHMARKS_FILE
-    if benchmarks and not path.exists():
-        draft = path.with_suffix(".part")
-        draft.write_text(json.dumps(benchmarks), encoding="utf-8")
-        draft.replace(path)
-
-
-def load_benchmarks(cfg: RunConfig) -> dict[str, list[str]]:
-    """Return the questions of the named evaluation sets, from the run's folder where it has them already.
-
-    Raises:
-        ConfigError, DataError: see `distill.tasks.load_benchmark`.
-    """
-    kept = cfg.run_dir / BENCHMARKS_FILE
-    if kept.is_file():
-        return json.loads(kept.read_text(encoding="utf-8"))
-    return {name: sources.load_benchmark(name) for name in cfg.select.decontaminate}
 
 
 class Run:
@@ -329,69 +275,6 @@ class Run:
         return_freed_memory()
         for folder in out.glob("checkpoint-*"):
             shutil.rmtree(folder)
-
-    # --- evaluation ---------------------------------------------------------------------------------------------------
-
-    @cached_property
-    def pools(self) -> list[Pool]:
-        """The held-out problems with their candidates."""
-        return [Pool(t, self.store.candidates(t.id) or []) for t in self.parts["eval"]]
-
-    def evaluate(self, stage: Stage, model: str) -> tuple[HeldOut, list[VerdictRow]]:
-        """Measure a model as the bidirectional verifier of the held-out candidates."""
-        name = f"{self.cfg.student.model}:{stage}"
-        context = eval_context(self.cfg)
-        if not self.done(f"eval/{stage}"):
-            total = len(set(representatives(self.pools).values()))
-            with self.stage(f"eval/{stage}"), Progress(f"eval {stage}", total, "candidates") as progress:
-                self._review(name, model, context, progress)
-        rows = verdict_rows(self.pools, self._reviews(name), context)
-        return held_out(rows, resamples=self.cfg.eval.bootstrap, seed=self.cfg.seed), rows
-
-    def _reviews(self, name: str) -> Reviews:
-        out: Reviews = {}
-        for row in self.store:
-            if row.trajectory.model == name:
-                out.setdefault(row.candidate.id, {})[side_of(row.trajectory)] = row.trajectory
-        return out
-
-    def _review(self, name: str, model: str, context: BidirectionalContext, progress: Progress) -> None:
-        from agents.local import LocalPolicy
-        from train.student import load_student
-        from train.trainers import keep_freed_memory, return_freed_memory
-
-        held = self._reviews(name)
-        for _ in range(sum(complete(sides, context) for sides in held.values())):
-            progress.advance()
-        keep_freed_memory()
-        student, tokenizer = load_student(model, self.cfg.student.dtype)
-        with LocalPolicy(
-            student,
-            tokenizer,
-            model_id=name,
-            slots=self.cfg.eval.batch,
-            max_context=self.cfg.student.max_length,
-            seed=self.cfg.seed,
-        ) as policy:
-
-            async def work() -> None:
-                async with open_tools(self.cfg) as tools:
-                    await review_all(
-                        self.pools,
-                        context.model_copy(update={"chat": policy.chat, "tools": tools, "model": name}),
-                        held=held,
-                        record=self.store.add_trajectory,
-                        width=max(1, self.cfg.eval.batch // (len(ROLES) * context.samples)),  # a candidate is that many
-                        advance=progress.advance,
-                    )
-
-            run_async(work())
-        del student
-        return_freed_memory()
-
-    def best_of_n_pools(self, rows: Sequence[VerdictRow]) -> Any:
-        """Return the held-out candidates with the verdicts of `rows`, by problem."""
-        return scored_pools(self.pools, rows)
 
 
 def is_trained(out: Path) -> bool:

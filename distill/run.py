@@ -80,7 +80,8 @@ def _run(cfg: "RunConfig", data_only: bool) -> int:
     check_sandbox(cfg.sandbox)
     check_run_dir(cfg.run_dir, cfg)
     from distill.contexts import eval_context
-    from distill.pipeline import Run, keep_inputs, load_benchmarks, load_parts
+    from distill.inputs import keep_inputs, load_benchmarks, load_parts
+    from distill.pipeline import Run
     from train.student import check_student
 
     check_student(cfg.student.model)
@@ -115,6 +116,7 @@ def _reach(cfg: "RunConfig") -> None:
 
 def distil(run: "Run") -> "Results":
     """Take a run through all its stages and write its results."""
+    from distill.evaluation import Evaluation
     from distill.pipeline import publish
     from eval.best_of_n import best_of_n
     from eval.report import write_report
@@ -130,9 +132,10 @@ def distil(run: "Run") -> "Results":
     models: dict[Stage, str] = {"base": base, "sft": str(sft)}
     if final != sft:
         models["grpo"] = str(final)
+    evaluation = Evaluation(run)
     measured, rows = {}, []
     for stage, model in models.items():
-        measured[stage], rows = run.evaluate(stage, model)
+        measured[stage], rows = evaluation.evaluate(stage, model)
     publish(run, final)
     results = Results(
         name=cfg.name,
@@ -140,7 +143,7 @@ def distil(run: "Run") -> "Results":
         teacher=cfg.teacher.model,
         seed=cfg.seed,
         held_out=measured,
-        best_of_n=best_of_n(run.best_of_n_pools(rows), resamples=cfg.eval.bootstrap, seed=cfg.seed),
+        best_of_n=best_of_n(evaluation.best_of_n_pools(rows), resamples=cfg.eval.bootstrap, seed=cfg.seed),
         funnel=dict(selected.funnel.counts),
         wall_s=run.wall_s,
         peak_memory_mb=run.peak_memory_mb,

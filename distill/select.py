@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from agents.store import Row
-from agents.types import ROLES, Frozen, Message, StopReason, TrainingExample, Trajectory, content_id
+from agents.types import ROLES, Frozen, Message, Role, StopReason, TrainingExample, Trajectory, content_id
 from distill.sections import SelectConfig
 
 _WORD = re.compile(r"\w+(?:\.\w+)*")
@@ -135,29 +135,28 @@ def ngrams(text: str, n: int) -> set[tuple[str, ...]]:
 
 
 def balance(rows: Sequence[Row], by: Selection) -> list[Row]:
-    """Keep as many true as false in each problem and role, and as many of each role overall; cap at `max_examples`.
+    """Keep as many true as false in each role, and as many of each role; cap at `max_examples`.
 
-    Rows are taken in pairs, one true and one false of a problem and role; first pairs of all problems come before
-    second ones. Without `balance` this is the cap alone.
+    Of each role and label, first rows of all problems come before second ones. Without `balance` this is the cap alone.
     """
     cap = by.cfg.max_examples
     if not by.cfg.balance:
         return list(rows)[:cap]
-    pairs = {role: _pairs([row for row in rows if row.trajectory.role == role], by.seed) for role in ROLES}
-    lengths = [len(found) for found in pairs.values() if found]
-    share = min(lengths, default=0)
-    if cap is not None and lengths:
-        share = min(share, cap // (2 * len(lengths)))
-    return [row for found in pairs.values() for pair in found[:share] for row in pair]
+    piles = {(role, label): _in_rounds(rows, role, label, by.seed) for role in ROLES for label in (True, False)}
+    roles = [role for role in ROLES if any(row.trajectory.role == role for row in rows)]
+    share = min((len(piles[role, label]) for role in roles for label in (True, False)), default=0)
+    if cap is not None and roles:
+        share = min(share, cap // (2 * len(roles)))
+    return [row for pile in piles.values() for row in pile[:share]]
 
 
-def _pairs(rows: Sequence[Row], seed: int) -> list[tuple[Row, Row]]:
-    """Pair true with false rows problem by problem; the i-th pairs of all problems stand together."""
-    by_problem: dict[str, tuple[list[Row], list[Row]]] = defaultdict(lambda: ([], []))
+def _in_rounds(rows: Sequence[Row], role: Role, label: bool, seed: int) -> list[Row]:
+    """Return the rows of a role and label: the first one of every problem, then the second ones, and so on."""
+    by_problem: dict[str, list[Row]] = defaultdict(list)
     for row in shuffled(rows, seed):
-        by_problem[row.task.id][0 if row.candidate.correct else 1].append(row)
-    columns = [list(zip(right, wrong, strict=False)) for right, wrong in by_problem.values()]
-    return [pair for level in itertools.zip_longest(*columns) for pair in level if pair is not None]
+        if row.trajectory.role == role and row.candidate.correct is label:
+            by_problem[row.task.id].append(row)
+    return [row for level in itertools.zip_longest(*by_problem.values()) for row in level if row is not None]
 
 
 def shuffled(rows: Iterable[Row], seed: int) -> list[Row]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from agents import records
 from agents.records import task_of
-from agents.scripted import worked_steps
+from agents.scripted_solver import worked_steps
 from agents.types import Task
 from tools.errors import ConfigError, DataError
 

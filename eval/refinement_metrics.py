@@ -1,8 +1,8 @@
 """What refinement does to accuracy, round by round: pure functions over recorded rounds and labels.
 
 Input: one `Course` a solution: its labels after 0, 1, … K rounds, what each round did, what it cost. Output: one
-`Point` a round, with 95 % bootstrap intervals over problems. Point 0 is the first solutions; round k is the review of solution
-k − 1 and its revision; a solution that was left alone stays what it is.
+`Point` a round, with 95 % bootstrap intervals over problems. Point 0 is the first solutions; round k is the review of
+solution k − 1 and its revision; a solution that was left alone stays what it is.
 """
 
 from collections.abc import Callable, Sequence

@@ -11,13 +11,13 @@ from pydantic import Field
 
 from agents.types import Frozen
 from eval.refinement_metrics import Point
-from eval.report import NONE, Section, number, with_interval
+from eval.report import Section, number, with_interval
 from eval.results import Machine, package_versions, this_machine
 
 TITLES = {"verifier": "verifier's critique", "none": "no critique"}
 FIRST = "first"
-QUALITY = ("critic, round", "accuracy", "Δ↑", "Δ↓", "gain")
-DOING = ("critic, round", "accepted", "no verdict", "revised", "tokens", "turns", "tool calls", "seconds")
+QUALITY = ("round", "accuracy", "Δ↑", "Δ↓")
+DOING = ("round", "accepted", "no verdict", "revised", "tokens", "turns", "tools", "seconds")
 
 
 class Report(Frozen):
@@ -40,14 +40,14 @@ class Report(Frozen):
 def sections(report: Report) -> list[Section]:
     """Return two tables that fit 80 columns: accuracy with its changes; what each round did and cost."""
     first = next(iter(report.curves.values()))[0]
-    quality: list[tuple[str, ...]] = [(FIRST, with_interval(first.accuracy, first.accuracy_ci), "", "", "")]
+    quality: list[tuple[str, ...]] = [(FIRST, with_interval(first.accuracy, first.accuracy_ci), "", "")]
     doing: list[tuple[str, ...]] = [(FIRST, "", "", "", *_costs(first))]
     for name, point in _rounds(report):
         shares = (number(value) for value in (point.accepted, point.undecided, point.revised))
         quality.append((name, *_quality(point)))
         doing.append((name, *shares, *_costs(point)))
     title = f"Refinement of {report.solutions} solutions of {report.problems} problems, 95 % intervals over problems"
-    spent = "What a round does (shares of all solutions; accepted and no verdict add up) and costs a solution"
+    spent = "By round: shares of all solutions (accepted and no verdict so far), cost a solution"
     return [Section(title, QUALITY, tuple(quality)), Section(spent, DOING, tuple(doing))]
 
 
@@ -58,7 +58,7 @@ def _rounds(report: Report) -> Iterator[tuple[str, Point]]:
 
 def _quality(point: Point) -> tuple[str, ...]:
     shown = ((point.accuracy, point.accuracy_ci), (point.up, point.up_ci), (point.down, point.down_ci))
-    return (*(with_interval(value, ci) for value, ci in shown), NONE if point.gain is None else f"{point.gain:+.3f}")
+    return tuple(with_interval(value, ci) for value, ci in shown)
 
 
 def _costs(point: Point) -> tuple[str, ...]:

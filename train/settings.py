@@ -35,7 +35,7 @@ class SftConfig(Section):
     lr: float = Field(default=1e-3, gt=0, description="peak learning rate")
     epochs: float = Field(default=1.0, gt=0, description="passes over the selected examples")
     max_steps: int | None = Field(
-        default=88, ge=1, description="optimiser steps, more than one epoch if need be; null: by epochs"
+        default=84, ge=1, description="optimiser steps, more than one epoch if need be; null: by epochs"
     )
     batch: int = Field(default=2, ge=1, description="examples a step")
     micro_batch: int = Field(default=2, ge=1, description="examples a forward pass")

@@ -15,7 +15,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -110,7 +110,7 @@ async def _kernel() -> tuple[Any, Any]:
     from jupyter_client.manager import AsyncKernelManager  # pyright: ignore[reportMissingImports]
 
     manager = AsyncKernelManager()
-    await manager.start_kernel()
+    await manager.start_kernel(stderr=subprocess.DEVNULL)
     client = manager.client()
     client.start_channels()
     await client.wait_for_ready()
@@ -134,7 +134,7 @@ def private_mb(pid: int) -> float:
     return sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) / 1024
 
 
-async def _rate(sessions: list[Callable[[], Awaitable[object]]], calls: int = 10) -> float:
+async def _rate(sessions: Sequence[Callable[[], Awaitable[object]]], calls: int = 10) -> float:
     """Return the calls a second when all sessions call at once, each one after the other."""
 
     async def many(call: Callable[[], Awaitable[object]]) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from langchain_core.messages import HumanMessage
 
-from agents.scripted import ScriptedSolver
+from agents.scripted_solver import ScriptedSolver
 from agents.types import Task
 from eval.verifier import Verifier, context_of, identity, open_model
 

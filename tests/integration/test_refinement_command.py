@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from agents.scripted import ScriptedSolver
+from agents.scripted_solver import ScriptedSolver
 
 ROOT = Path(__file__).parents[2]
 SMALL = ("--model", "scripted-teacher", "--rounds", 2, "--bootstrap", 50)

@@ -6,7 +6,7 @@ from pathlib import Path
 from agents.store import Store
 from agents.types import ROLES, Candidate, Message, StopReason, Task, Trajectory, Turn, Verdict
 from distill.config import load_config, save_config
-from distill.pipeline import load_parts
+from distill.inputs import load_parts
 
 SETS = ["tasks.n_harvest=3", "tasks.n_grpo=2", "tasks.n_eval=1", "solver.k=2"]
 

@@ -14,7 +14,8 @@ from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 from agents.chat import EndpointChat, open_chat
 from agents.completions import request_body, retry_after, to_message
 from agents.endpoints import EndpointPool, parse_urls
-from agents.scripted import ScriptedSolver, ScriptedTeacher
+from agents.scripted_solver import ScriptedSolver
+from agents.scripted_teacher import ScriptedTeacher
 from tools.errors import ConfigError, ModelError, UnsupportedError
 
 MESSAGES = [SystemMessage("You verify."), HumanMessage("1 + 1 = 2?")]

@@ -77,7 +77,7 @@ def test_several_urls() -> None:
         ("teacher.modle=x", "unknown key 'teacher.modle'; did you mean teacher.model?"),
         ("n_harvest=3", "unknown key 'n_harvest'; did you mean tasks.n_harvest?"),
         ("k=3", "unknown key 'k'; did you mean solver.k or eval.k?"),
-        ("tacher.samples=3", "unknown key 'tacher.samples'; did you mean teacher.samples?"),
+        ("tacher.samples=3", "unknown key 'tacher.samples'; did you mean teacher.samples"),
         ("sft.learning_rat.x=1", "unknown key 'sft.learning_rat.x'; did you mean"),
         ("tasks.n_harvest=abc", "tasks.n_harvest: expected a valid integer, got 'abc'"),
         ("tasks.n_harvest=1.5", "tasks.n_harvest: expected a valid integer, got 1.5"),

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from agents.roles import prompt_version
-from agents.scripted import ScriptedTeacher
+from agents.scripted_teacher import ScriptedTeacher
 from agents.types import Role, Trajectory
 from graphs.state import BidirectionalContext, VerifierContext
 from graphs.verifier import build_verifier
@@ -20,12 +20,12 @@ CONVERSATIONS: dict[Role, list[tuple[str, str]]] = {
     "forward_verifier": [
         ("system", SYSTEM),
         ("user", f"Problem:\n{PROBLEM}\n\nSolution:\n{SOLUTION}\n\n# Plan (forward)\nName the steps to check."),
-        ("assistant", "<plan>check 2 steps and the answer</plan>"),
+        ("assistant", "<plan>check every step and the answer</plan>"),
         ("user", "# Validate (forward)\nCheck every step."),
         (
             "assistant",
             '<tool_call>{"name": "python", "arguments": '
-            '{"code": "print((a:=12 + 30)==42, (b:=a - 5)==36, b==36)"}}'
+            '{"code": "a = 12 + 30; print(a == 42); b = a - 5; print(b == 36); print(b == 36)"}}'
             "</tool_call>",
         ),
         ("tool", "True False True"),
@@ -42,7 +42,7 @@ CONVERSATIONS: dict[Role, list[tuple[str, str]]] = {
         ),
         ("assistant", "<plan>compute the expression, compare with the answer</plan>"),
         ("user", "# Validate (backward)\nCheck the answer against the problem."),
-        ("assistant", '<tool_call>{"name": "python", "arguments": {"code": "print(12 + 30 - 5==36)"}}</tool_call>'),
+        ("assistant", '<tool_call>{"name": "python", "arguments": {"code": "print(12 + 30 - 5 == 36)"}}</tool_call>'),
         ("tool", "True False True"),
         ("assistant", "Check 2 fails."),
         ("user", "# Verdict (backward)"),

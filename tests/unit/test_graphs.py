@@ -9,7 +9,7 @@ from langchain_core.messages import AIMessage
 from langgraph.graph.state import CompiledStateGraph
 from pydantic import Field
 
-from agents.scripted import ScriptedTeacher
+from agents.scripted_teacher import ScriptedTeacher
 from agents.types import Candidate, Message, StepFinding, StopReason, Task, Trajectory, Verdict
 from graphs.bidirectional import build_bidirectional
 from graphs.state import BidirectionalContext, BidirectionalInput, TeacherContext, VerifierContext, tools_of

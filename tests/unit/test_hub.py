@@ -253,7 +253,7 @@ def test_benchmarks_by_name_by_file_and_by_set(loader, tmp_path):
 
 def test_a_run_keeps_what_came_from_the_hub_and_needs_it_no_more(loader, tmp_path):
     from distill.config import load_config
-    from distill.pipeline import keep_inputs, load_benchmarks, load_parts
+    from distill.inputs import keep_inputs, load_benchmarks, load_parts
 
     _, answers = loader
     answers.append(Stream([{"question": f"{i}+1?", "answer": "1"} for i in range(8)]))

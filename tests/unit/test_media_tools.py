@@ -162,7 +162,7 @@ async def test_files_that_cannot_be_sent(endpoint: Endpoint, folder: Path) -> No
     endpoint.reply = completion()
     async for tool in vision(endpoint, folder, max_bytes=100):
         for name, reason in {
-            "none.png": "there is no 'none.png'.",
+            "sound": "there is no 'sound'.",
             "cap.png": "there is no 'cap.png'; did you mean 'cat.png'?",
             "cat.png/x": "'cat.png/x' is none of png, jpeg, gif, webp.",
             "../secret.png": "'../secret.png' goes up or has a backslash in it.",

@@ -180,7 +180,8 @@ def test_a_store_that_holds_nothing_out_is_refused(tmp_path: Path):
 
 def test_the_run_notes_what_it_holds_out(tmp_path: Path):
     from distill.config import load_config
-    from distill.pipeline import Run, load_parts
+    from distill.inputs import load_parts
+    from distill.pipeline import Run
 
     source = tmp_path / "problems.jsonl"
     source.write_text("".join(json.dumps({"question": f"{i} + {i}", "answer": str(2 * i)}) + "\n" for i in range(6)))

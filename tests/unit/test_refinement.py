@@ -105,8 +105,8 @@ def test_the_table(tmp_path: Path):
     )
     quality, doing = sections(report)
     assert quality.rows == (
-        ("first", "0.500", "", "", ""),
-        ("verifier 1", "1.000", "0.500", "0.000", "+0.500"),
+        ("first", "0.500", "", ""),
+        ("verifier 1", "1.000", "0.500", "0.000"),
     )
     assert doing.rows == (
         ("first", "", "", "", "8.0", "1.0", "0.0", "0.0"),
@@ -322,7 +322,7 @@ def test_the_whole_command_labels_afterwards(
     args = ["--candidates", str(path), "--model", "scripted-teacher", "--rounds", "1", "--out", str(out)]
     assert refinement.main([*args, "--bootstrap", "10"]) == 0
     told = capsys.readouterr()
-    assert "critic, round" in told.out and "programs, not language models" in told.out
+    assert "verifier 1" in told.out and "programs, not language models" in told.out
     report = Report.model_validate_json((out / "refinement.json").read_text())
     first, one = report.curves["verifier"]
     assert (first.accuracy, one.accuracy, one.accepted) == pytest.approx((2 / 3, 1.0, 2 / 3))

@@ -200,7 +200,7 @@ async def test_vision_reads_the_common_folder(pool: SessionPool, tmp_path: Path)
     async with open_tools(settings, pool) as tools:
         assert isinstance(tools["vision"], VisionTool)
         result = await call_tool(tools, ToolCall(name="vision", arguments={"file": "a.png"}), "t")
-    assert result.content == "Error: there is no file 'a.png'."
+    assert result.content == "Error: there is no 'a.png'."
 
 
 async def test_a_call_of_an_unknown_tool_lists_what_there_is() -> None:

@@ -8,7 +8,8 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from agents import arithmetic
 from agents.arithmetic import Equation
 from agents.roles import render
-from agents.scripted import ScriptedSolver, ScriptedTeacher, audit, carry, worked_steps
+from agents.scripted_solver import ScriptedSolver, worked_steps
+from agents.scripted_teacher import ScriptedTeacher, audit, carry
 from agents.types import Task
 from tools.errors import ModelError
 

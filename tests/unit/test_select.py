@@ -135,11 +135,11 @@ def test_trivial_is_judged_by_all_candidates_not_by_the_accepted_ones() -> None:
     assert kept(problem("one only?", True), drop_trivial=True) == {0}
 
 
-def test_balance_within_each_problem_and_role() -> None:
+def test_as_many_true_as_false_from_as_many_problems_as_there_are() -> None:
     rows = problem("a?", True, True, True, False) + problem("b?", True, False, False) + problem("c?", True, True)
     chosen = select(rows, SelectConfig(drop_trivial=False)).rows
     found = Counter((r.task.question, r.candidate.correct) for r in chosen)
-    assert found == {("a?", True): 1, ("a?", False): 1, ("b?", True): 1, ("b?", False): 1}
+    assert found == {("a?", True): 1, ("b?", True): 1, ("c?", True): 1, ("a?", False): 1, ("b?", False): 2}
 
 
 def test_balance_of_the_roles_keeps_the_balance_of_the_labels() -> None:
@@ -153,7 +153,7 @@ def test_one_role_alone_is_not_cut_to_nothing() -> None:
     assert len(select(problem("a?", True, False), SelectConfig()).rows) == 2
 
 
-def test_cap_spreads_over_problems_before_it_takes_second_pairs() -> None:
+def test_cap_spreads_over_problems_before_it_takes_second_rows() -> None:
     rows = [r for i in range(4) for r in problem(f"{i}?", True, False, True, False)]
     chosen = select(rows, SelectConfig(max_examples=8)).rows
     assert Counter(r.task.question for r in chosen) == {f"{i}?": 2 for i in range(4)}

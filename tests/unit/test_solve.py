@@ -156,7 +156,7 @@ def test_solving_is_done_once_and_goes_on_from_what_there_is(tmp_path: Path, mon
         assert solve_all(SUMS[:2], 2, SOLVER, journal) is None
         first = dict(journal.samples)
         assert len(first) == 4 and complete(SUMS, 2, journal, 6.0)[1].task == SUMS[1]
-    monkeypatch.setattr("eval.solving.opened_chat", lambda *_: pytest.fail("the model was opened"))
+    monkeypatch.setattr("eval.solving.opened_chat", lambda *_, **__: pytest.fail("the model was opened"))
     with Journal(out, identity(SOLVER, chosen)) as journal:
         assert solve_all(SUMS[:2], 2, SOLVER, journal) is None  # nothing is left
         other = [SUMS[0].model_copy(update={"answer": "-1"}), SUMS[1]]
@@ -184,11 +184,11 @@ def test_failures_are_told_and_leave_no_label(tmp_path: Path):
 
 
 def test_half_a_character_of_a_reply_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("agents.scripted.ScriptedSolver.reply", lambda *_, **__: "\ud800 A: 76")
+    monkeypatch.setattr("agents.scripted_solver.ScriptedSolver.reply", lambda *_, **__: "\ud800\nA: 76")
     with Journal(tmp_path / "x.jsonl", {}) as journal:
         assert solve_all(SUMS[:1], 1, SOLVER, journal) is None
         (done,) = complete(SUMS[:1], 1, journal, 6.0)
-    assert done.samples[0].text == "? A: 76" and done.grades[0].correct is True
+    assert done.samples[0].text == "?\nA: 76" and done.grades[0].correct is True
 
 
 def test_another_seed_after_a_resumption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -9,6 +9,7 @@ import pytest
 from agents.store import Store
 from distill import pipeline
 from distill.config import load_config
+from distill.inputs import load_parts
 from distill.pipeline import Run
 
 
@@ -51,7 +52,7 @@ def test_sittings_add_up_and_a_failed_one_counts(tmp_path: Path):
 def test_the_harvest_has_more_of_what_is_hard_and_shares_no_problem():
     mix = ("tasks.families={chain_sum: 0.5, simple_equations: 0.5}", "tasks.harvest_emphasis={chain_sum: 3}")
     sizes = ("tasks.n_harvest=16", "tasks.n_grpo=8", "tasks.n_eval=8")
-    parts = pipeline.load_parts(load_config(None, [*mix, *sizes]))
+    parts = load_parts(load_config(None, [*mix, *sizes]))
     assert {name: len(part) for name, part in parts.items()} == {"harvest": 16, "grpo": 8, "eval": 8}
     sums = {name: sum(t.source.endswith("chain_sum") for t in part) for name, part in parts.items()}
     assert sums["harvest"] == 12 and sums["grpo"] + sums["eval"] == 8  # 3 to 1, and 1 to 1

@@ -85,7 +85,7 @@ async def test_a_run_opens_what_is_enabled_and_closes_it(tmp_path: Path) -> None
     )
     async with open_tools(cfg) as tools:
         assert list(tools) == ["python", "vision"]
-        assert (await tools["vision"].call({"file": "a.png"}, key="t")).content == "Error: there is no file 'a.png'."
+        assert (await tools["vision"].call({"file": "a.png"}, key="t")).content == "Error: there is no 'a.png'."
     with pytest.raises(SandboxError, match="closed"):
         await tools["python"].call({"code": "1"}, key="t")
     async with open_tools(load_config()) as tools:
@@ -112,7 +112,7 @@ class Fake(Sandbox, Session):
 
 def test_local_tools_that_nobody_closes_last_as_long_as_their_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     sandbox, failures = Fake(), []
-    monkeypatch.setattr("tools.sandbox.factory.open_sandbox", lambda _: sandbox)
+    monkeypatch.setattr("tools.registry.open_sandbox", lambda _: sandbox)
 
     async def leave_open() -> ToolResult:
         asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))

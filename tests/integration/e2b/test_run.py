@@ -7,7 +7,8 @@ import pytest
 
 from agents.store import Row, Store
 from distill.config import load_config
-from distill.pipeline import Run, load_parts
+from distill.inputs import load_parts
+from distill.pipeline import Run
 from distill.run import main
 from tests.e2b_stand_in import StandIn
 
