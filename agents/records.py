@@ -1,8 +1,8 @@
 """Records of files that hold problems: JSON lines or parquet in, one `Task` a record out.
 
 A record may already hold candidate solutions with labels (the input form of AgentV-RL: `idx, question, ground_truth,
-samples[], evaluations[{correct}]`), and say what kind of task it is (`task_type`: math, qa, short or program) and which other
-answers are right (`aliases`).
+samples[], evaluations[{correct}]`), and say what kind of task it is (`task_type`: math, qa, short or program) and which
+other answers are right (`aliases`).
 """
 
 import csv
