@@ -17,7 +17,7 @@ the rule says little of them, a grader more (`eval.agent --grader`); the page th
 import difflib
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from typing import Any
 from agents.records import ANSWER_FIELDS, QUESTION_FIELDS, read_csv, read_records
 from agents.types import Kind, Task
 from eval.benchmark_rows import FILE, Row, gaia_row, hle_row, webwalker_row, xbench_row
-from eval.hub import Asked, HubSet, clean_question, hub_rows, reference_answer, text_of, value_of
+from eval.hub import Asked, HubSet, asked_of, clean_question, hub_rows, reference_answer, text_of, value_of
 from eval.program_tests import FIELDS as TEST_FIELDS
 from tools.errors import ConfigError, DataError
 
@@ -137,6 +137,23 @@ def load_tasks(chosen: Chosen, limit: int | None = None) -> list[Task]:
     if not found:
         raise DataError(f"--benchmark {chosen.name}: {chosen.file or chosen.benchmark.hub.source} holds no problem")
     return list(found.values())
+
+
+def hub_questions(name: str) -> list[str]:
+    """Return the questions of a benchmark as the Hub has them, decrypted where they are released encrypted.
+
+    Raises:
+        ConfigError, DataError: see `eval.hub.hub_rows`.
+    """
+    benchmark = BENCHMARKS[name]
+    hub, prepare = replace(benchmark.hub, answer=""), benchmark.prepare
+    found = []
+    for spot, raw in hub_rows(hub, asked_of(hub)):
+        row = prepare(raw, spot) if prepare else raw
+        question = clean_question(text_of(value_of(row, hub.question))) if row else ""
+        if question:
+            found.append(question)
+    return found
 
 
 def _tasks(chosen: Chosen) -> Iterator[Task]:

@@ -252,3 +252,13 @@ def test_gated_sets_ask_for_the_users_own_copy(name: str, loader):
         ConfigError, match=rf"accept its terms on \S+ and set HF_TOKEN, or use .*copy: --benchmark {name}:FILE$"
     ):
         load_tasks(Chosen(name))
+
+
+def test_decontamination_reads_questions_decrypted_and_those_with_images_not(loader):
+    from distill.tasks import load_benchmark
+
+    _, answer = loader
+    answer.append(ROWS["xbench"][0])
+    assert load_benchmark("xbench") == ["1+1?"]
+    answer[:] = [{"question": "Seen?", "image": "data:"}, {"question": " Asked?", "image": ""}]
+    assert load_benchmark("hle") == ["Asked?"]
