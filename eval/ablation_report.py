@@ -31,12 +31,29 @@ def section(report: AblationReport) -> Section:
     for name, found in report.variants.items():
         m = found.metrics
         rates = [number(getattr(m, key)) for key in SHOWN]
-        cost = (f"{found.cost.tokens:,.0f}", f"{found.cost.turns:.1f}", f"{found.cost.tool_calls:.1f}")
+        cost = (
+            f"{found.cost.tokens:,.0f}",
+            f"{found.cost.turns:.1f}",
+            f"{found.cost.tool_calls:.1f}",
+            f"{found.cost.seconds:.1f}",
+        )
         title = "cascade {:g}-{:g}".format(*report.band) if name == "cascade" else name.replace("_", " ")
         rows.append((title, with_interval(m.balanced_accuracy, m.ci.get("balanced_accuracy")), *rates, *cost))
     m = next(iter(report.variants.values())).metrics
     title = f"Variants, {m.n} candidates of {m.n_problems} problems, 95 % intervals over problems"
-    columns = ("", "balanced accuracy", "TPR", "TNR", "AUROC", "ECE", "format", "tokens", "turns", "tool calls")
+    columns = (
+        "",
+        "balanced accuracy",
+        "TPR",
+        "TNR",
+        "AUROC",
+        "ECE",
+        "format",
+        "tokens",
+        "turns",
+        "tool calls",
+        "seconds",
+    )
     return Section(title, columns, tuple(rows))
 
 

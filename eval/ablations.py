@@ -60,7 +60,12 @@ def options() -> command_line.Parser:
     parser = command_line.parser(NAME, "What each part of the verifier is worth.", EPILOG)
     command_line.add_review_options(parser)
     add = parser.add_argument
-    add("--variants", type=variants, default=tuple(VARIANTS), metavar="A,B,…", help="default: all")
+    add(
+        "--variants",
+        type=variants,
+        metavar="A,B,…",
+        help="default: all (of recorded reviews: those that need no others)",
+    )
     add("--band", type=command_line.band, default=BAND, metavar="LOW,HIGH", help="of the cascade (default: 0.2,0.8)")
     add("--beside", nargs="+", default=[], metavar="LABEL=MODEL", help="other models, with the settings of `both`")
     add("--bootstrap", type=command_line.at_least(0), default=1000, metavar="N", help="resamples of problems (1000)")
@@ -87,6 +92,7 @@ def work(args: argparse.Namespace) -> None:
     from eval import ablation_report as report
     from eval.best_of_n_report import show
     from eval.candidates import load_candidates
+    from eval.recorded import recorded
     from eval.reviews import default_folder
     from eval.verifier import Verifier, changed, context_of, identity
 
@@ -94,7 +100,9 @@ def work(args: argparse.Namespace) -> None:
     others = {label: changed(verifier.context, [f"model={m}"]) for label, m in map(_labelled, args.beside)}
     problems = load_candidates(args.candidates, args.limit).problems
     folder = args.out or default_folder(args.candidates, args.model)
-    settings = {name: changed(verifier.context, _settings(name, args.band)) for name in args.variants}
+    needless = [name for name, variant in VARIANTS.items() if variant.read_off or name == BOTH]
+    chosen = args.variants or (needless if recorded(args.model) else list(VARIANTS))
+    settings = {name: changed(verifier.context, _settings(name, args.band)) for name in chosen}
     measure = _measure(problems, verifier, folder, args)
     found = {name: measure(name, context, VARIANTS[name].read_off) for name, context in settings.items()}
     found |= {label: measure(label, context, False) for label, context in others.items()}

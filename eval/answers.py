@@ -63,7 +63,8 @@ _FUNCTIONS = frozenset(
 def extract_answer(text: str) -> str | None:
     r"""Take the final answer out of a solution.
 
-    Forms: `\boxed{…}`, `A: …`, `Answer: …`, `#### …` (last line), `the answer is …`. The last one wins.
+    Forms: `\boxed{…}`, `A: …`, `Answer: …`, `#### …` (last line), `the answer is …`. The last one wins, but words after
+    "the answer is" ("correct", say) do not win over a marked answer.
 
     Args:
         text: a solution.
@@ -72,9 +73,12 @@ def extract_answer(text: str) -> str | None:
         The answer as written, without the white space, dollar signs and full stop around it; None when there is none:
         empty replies, ":" or "Thought process:" have no answer.
     """
-    found = [(m.start(), _shorten(m)) for m in _LINE_FORMS.finditer(text) if not m["hash"] or _ends_text(m)]
-    found += [(m.start(), _balanced(text, m.end())) for m in _BOXED.finditer(text)]
-    answers = [(at, stripped) for at, raw in found if (stripped := _strip(raw))]
+    lines = [m for m in _LINE_FORMS.finditer(text) if not m["hash"] or _ends_text(m)]
+    marked = [(m.start(), _shorten(m)) for m in lines if not m["phrase"]]
+    marked += [(m.start(), _balanced(text, m.end())) for m in _BOXED.finditer(text)]
+    said = [(m.start(), _shorten(m)) for m in lines if m["phrase"]]
+    answers = [(at, stripped) for at, raw in marked if (stripped := _strip(raw))]
+    answers += [(at, s) for at, raw in said if (s := _strip(raw)) and (not answers or any(c.isdigit() for c in s))]
     return max(answers)[1] if answers else None
 
 

@@ -29,7 +29,11 @@ def add_review_options(options: Parser) -> None:
     add = options.add_argument
     add("--candidates", required=True, type=Path, metavar="FILE", help="JSON lines: question, ground_truth, samples")
     add("--limit", type=at_least(1), metavar="N", help="the first N problems of the file (default: all)")
-    add("--model", required=True, help="the verifier: scripted-teacher, a model's folder, or what --base-url serves")
+    add(
+        "--model",
+        required=True,
+        help="the verifier: scripted-teacher, a model's folder, RUN:STAGE (its reviews), or what --base-url serves",
+    )
     add("--base-url", metavar="URL", help="of an OpenAI-compatible endpoint; several: comma-separated")
     add("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="verifier settings: style=full …")
     add("--out", type=Path, metavar="DIR", help="folder of reviews and results (default: runs/eval/<file>-<model>)")

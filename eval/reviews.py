@@ -17,6 +17,7 @@ from agents.store import Store
 from agents.types import Candidate, Task
 from eval.candidates import Problem
 from eval.held_out import Pool, Reviewer, Reviews, complete, representatives, review_each, side_of
+from eval.recorded import read_reviews, recorded
 from eval.verifier import Verifier, identity, open_model, reach
 from tools.errors import ConfigError, DataError
 from tools.progress import Progress
@@ -27,12 +28,14 @@ Result = TypeVar("Result")
 
 def default_folder(candidates: Path, model: str) -> Path:
     """Return where the reviews of a file by a model are kept when no folder is named."""
-    parts = [part for part in Path(model).parts if part not in ("/", "..", ".")]
+    parts = [part.replace(":", "-") for part in Path(model).parts if part not in ("/", "..", ".")]
     return Path("runs") / "eval" / "-".join([candidates.stem, *parts[-2:]])
 
 
 def review_problems(problems: Sequence[Problem], verifier: Verifier, folder: Path) -> Reviews:
     """Review every distinct candidate; what the folder holds is not reviewed again, and then no model is opened.
+
+    Where the verifier is named `RUN:STAGE`, the reviews are those of that run (see `eval/recorded.py`).
 
     Returns:
         All trajectories by candidate, of the first candidate of each text; none where a probe has decided.
@@ -53,6 +56,9 @@ def review_problems(problems: Sequence[Problem], verifier: Verifier, folder: Pat
         await review_each(reviewer, pools, progress.advance)
         return reviewer.reviews
 
+    if (found := recorded(verifier.model)) is not None:
+        check_folder(folder, verifier)
+        return read_reviews(found, wanted, verifier.context)
     with opened(problems, verifier, folder) as (store, held):
         done = {c: held[c] for c in wanted & held.keys() if complete(held[c], verifier.context)}
         if len(done) == len(wanted):

@@ -15,6 +15,7 @@ from langchain_core.language_models import BaseChatModel
 from pydantic import ValidationError
 
 from agents.types import ROLES
+from eval.recorded import identity_of, recorded
 from graphs.state import BidirectionalContext
 from tools.errors import ConfigError
 
@@ -92,6 +93,8 @@ def setting_names(kind: type[BidirectionalContext] = BidirectionalContext) -> li
 
 def identity(verifier: Verifier) -> dict[str, Any]:
     """Return what reviews depend on: model (a folder's weights by size and time), settings, prompts."""
+    if recorded(verifier.model) is not None:
+        return identity_of(verifier.context)
     settings = verifier.context.model_dump(mode="json", exclude={"base_url"})
     return settings | {
         "weights": weights_of(verifier.model, verifier.context.base_url),

@@ -50,6 +50,8 @@ def test_forms(text: str, answer: str) -> None:
         ("A: 3\nWait.\nA:", "3"),
         (r"\boxed{5} and then \boxed{\frac{1", "5"),
         ("#### Step 1\nadd\nA: 5", "5"),
+        ("\\boxed{5}\nWe checked it: the answer is correct.", "5"),  # words do not win over a mark
+        ("The answer is red.\nNo, the answer is blue.", "blue"),
     ],
 )
 def test_last_occurrence_wins(text: str, answer: str) -> None:
