@@ -22,7 +22,7 @@ check: setup
 	$(BIN)/python -m pytest tests/unit/test_imports.py
 
 unit: setup
-	$(BIN)/python -m pytest -n 2 tests/unit
+	$(BIN)/python -m pytest -n 2 tests/unit --durations=15
 
 integration: setup-serve
 	$(BIN)/python -m pytest tests/integration --durations=15
