@@ -15,7 +15,7 @@ from eval.agent_settings import Agent, opened_agent
 from eval.lines import Lines
 from eval.verifier import reach
 from graphs.react import build_react
-from graphs.react_state import ReactContext
+from graphs.react_state import ReactContext, ReactInput
 from tools.errors import ModelError, RolloutError
 from tools.progress import Progress
 from tools.registry import open_with_sandbox
@@ -126,6 +126,6 @@ class Work:
 
 async def run_one(job: Job, context: ReactContext) -> Trajectory:
     """Run the agent once. It is shown the question alone."""
-    given = {"problem": job.task.question, "trajectory_id": f"{job.task.id}:{job.index}"}
-    out = await build_react().ainvoke(given, context=context)  # pyright: ignore[reportArgumentType]
+    given: ReactInput = {"problem": job.task.question, "trajectory_id": f"{job.task.id}:{job.index}"}
+    out = await build_react().ainvoke(given, context=context)
     return out["trajectory"].model_copy(update={"task_id": job.task.id, "sample_index": job.index})

@@ -44,7 +44,7 @@ def trajectory(task: Task, index: int = 0, said: str = "<answer>2</answer>", **m
         ),
         Turn(stage="act", prompt=(), content=said, prompt_tokens=120, completion_tokens=5),
     )
-    given = {"stop_reason": StopReason.COMPLETED, "turns": turns, "seconds": 3.0} | more
+    given: dict[str, Any] = {"stop_reason": StopReason.COMPLETED, "turns": turns, "seconds": 3.0} | more
     return Trajectory(role="agent", task_id=task.id, sample_index=index, **given)
 
 
