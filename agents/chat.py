@@ -27,6 +27,7 @@ from pydantic import Field, PrivateAttr
 
 from agents.completions import CHOICE, CHOICE_FIELDS, request_body, retry_after, to_message
 from agents.endpoints import Endpoint, EndpointPool, parse_urls
+from agents.scripted_agent import ScriptedAgent
 from agents.scripted_judge import ScriptedJudge
 from agents.scripted_refiner import ScriptedRefiner
 from agents.scripted_solver import ScriptedSolver
@@ -41,12 +42,13 @@ MAX_RETRY_AFTER = 60.0  # seconds; a longer Retry-After is cut to this
 MAX_BACKOFF = 16.0  # seconds
 CONNECT_SECONDS = 10.0
 OPTIONAL_FIELDS = ("return_token_ids", "logprobs", "top_logprobs")  # in the order in which a request gives them up
-Scripted = ScriptedTeacher | ScriptedSolver | ScriptedRefiner | ScriptedJudge
+Scripted = ScriptedTeacher | ScriptedSolver | ScriptedRefiner | ScriptedJudge | ScriptedAgent
 SCRIPTED: dict[str, type[Scripted]] = {
     "scripted-teacher": ScriptedTeacher,
     "scripted-solver": ScriptedSolver,
     "scripted-refiner": ScriptedRefiner,
     "scripted-judge": ScriptedJudge,
+    "scripted-agent": ScriptedAgent,
 }
 
 

@@ -1,10 +1,11 @@
 """Records of files that hold problems: JSON lines or parquet in, one `Task` a record out.
 
 A record may already hold candidate solutions with labels (the input form of AgentV-RL: `idx, question, ground_truth,
-samples[], evaluations[{correct}]`), and say what kind of task it is (`task_type`: math, qa or program) and which other
-answers are right (`aliases`).
+samples[], evaluations[{correct}]`), and say what kind of task it is (`task_type`: math, qa, short or program) and which
+other answers are right (`aliases`).
 """
 
+import csv
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -15,6 +16,22 @@ from tools.errors import DataError
 
 QUESTION_FIELDS = ("question", "problem", "prompt")
 ANSWER_FIELDS = ("ground_truth", "answer", "final_answer")
+
+
+def read_csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the rows of a CSV file with a header, each with its place.
+
+    Raises:
+        DataError: it is no text, or a row has more cells than the header.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as lines:
+            for number, row in enumerate(csv.DictReader(lines), 2):
+                if None in row:
+                    raise DataError(f"{path}: row {number} has more cells than the header; mend or remove it")
+                yield f"{path}: row {number}", dict(row)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: not a readable CSV file ({error})") from error
 
 
 def read_records(path: Path, parquet: bool = False) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -1,35 +1,26 @@
-"""Roles: which stages a role goes through, the prompt of each stage, and the parser of its reply.
+"""Roles with stages, the verifiers: which stages a role goes through, the prompt and the parser of each.
 
 Prompts are the text files of `agents/prompts/<style>/<role>.<stage>.txt` and `<style>/system.txt`: style "compact" for
 small students, "full" for Qwen3-class models. Where a mode (no plan, no tools, single pass) needs other words, a file
-says so in its name: `<role>.<stage>.no_tools.txt`; the most specific file that there is is used. They are read once,
-when this module is imported (a graph's nodes do no file I/O). Placeholders are replaced in one pass: braces, LaTeX and
-"{solution}" inside a problem stay as they are.
+says so in its name: `<role>.<stage>.no_tools.txt`; the most specific file that there is is used. Roles without stages
+are in `agents/plain_roles.py`.
 """
 
-import json
-import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
 from typing import Literal
 
 from agents.protocol import ParseFailure, parse_plan, parse_tool_calls, parse_verdict
-from agents.types import Kind, Message, Role, content_id
-from tools.base import Tool, ToolCall
+from agents.templates import fill, is_template, template
+from agents.types import Message, Role, content_id
+from tools.base import ToolCall
 from tools.errors import ConfigError
 
 Stage = Literal["plan", "validate", "verdict", "reconcile"]
 STAGES: tuple[Stage, ...] = ("plan", "validate", "verdict")
 Style = Literal["compact", "full"]
-REFINER = "refiner"  # revises solutions; one turn, so it has no stages and no parser beyond its text
-JUDGE = "judge"  # scores and criticises trajectories; its parser is in agents/judgements.py
 Parser = Callable[[str], str | list[ToolCall] | bool | ParseFailure]
-
-PROMPTS = Path(__file__).parent / "prompts"
-_TEMPLATES = {p.relative_to(PROMPTS).as_posix(): p.read_text("utf-8").rstrip("\n") for p in PROMPTS.rglob("*.txt")}
-_PLACEHOLDER = re.compile(r"\{(problem|solution|tools|review|trajectory|fault)\}")
 
 
 @dataclass(frozen=True)
@@ -80,7 +71,6 @@ class Mode:
 
 
 WHOLE = Mode()
-SOLVER: dict[Kind, str] = {"math": "solver/system.txt", "qa": "solver/qa.txt", "program": "solver/program.txt"}
 SPECS: dict[str, RoleSpec] = {
     "forward_verifier": RoleSpec("forward_verifier", labels=("step", "check")),
     "backward_verifier": RoleSpec("backward_verifier"),
@@ -117,82 +107,9 @@ def render(role: str, stage: str, style: str, mode: Mode = WHOLE, **values: str)
     """
     names = ["system", f"{role}.{stage}"] if stage == mode.opening else [f"{role}.{stage}"]
     return [
-        Message(role="system" if name == "system" else "user", content=_fill(_text(style, name, mode), values))
+        Message(role="system" if name == "system" else "user", content=fill(_text(style, name, mode), values))
         for name in names
     ]
-
-
-def render_solver(problem: str, kind: Kind = "math") -> list[Message]:
-    """Write the messages that ask a solver for one solution; the user message is the problem and nothing else."""
-    return [Message(role="system", content=_template(SOLVER[kind])), Message(role="user", content=problem)]
-
-
-def solver_version(kind: Kind) -> str:
-    """Return the hash of what a solver is told for a kind of task."""
-    return content_id(_template(SOLVER[kind]))
-
-
-def render_refiner(style: str, problem: str, solution: str, critique: str | None) -> list[Message]:
-    """Write the messages that ask for a revised solution.
-
-    Args:
-        style: "compact" or "full".
-        problem: The problem.
-        solution: The solution to revise.
-        critique: What a critic says of it; None asks for a revision without one.
-    """
-    system, user = _refiner_names(style, critique is not None)
-    values = {"problem": problem, "solution": solution, "review": critique or ""}
-    return [
-        Message(role="system", content=_template(system)),
-        Message(role="user", content=_fill(_template(user), values)),
-    ]
-
-
-def refiner_version(style: str) -> str:
-    """Return the hash of every prompt that a refiner is shown in a style."""
-    names = {name for critiqued in (True, False) for name in _refiner_names(style, critiqued)}
-    return content_id(*(_template(name) for name in sorted(names)))
-
-
-def _refiner_names(style: str, critiqued: bool) -> tuple[str, str]:
-    return f"{style}/{REFINER}.system.txt", f"{style}/{REFINER}.revise{'' if critiqued else '.no_critique'}.txt"
-
-
-def render_judge(style: str, problem: str, trajectory: str) -> list[Message]:
-    """Write the messages that ask for a judgement.
-
-    Args:
-        style: "compact" or "full".
-        problem: The problem.
-        trajectory: All that an agent did on it, as text (`agents/transcript.py`).
-    """
-    system, user, _ = _judge_names(style)
-    values = {"problem": problem, "trajectory": trajectory}
-    return [
-        Message(role="system", content=_template(system)),
-        Message(role="user", content=_fill(_template(user), values)),
-    ]
-
-
-def render_repair(style: str, fault: str) -> list[Message]:
-    """Write the message that asks for a malformed judgement again; `fault` says what is wrong with it."""
-    return [Message(role="user", content=_fill(_template(_judge_names(style)[2]), {"fault": fault}))]
-
-
-def judge_version(style: str) -> str:
-    """Return the hash of every prompt that a judge is shown in a style."""
-    return content_id(*(_template(name) for name in _judge_names(style)))
-
-
-def _judge_names(style: str) -> tuple[str, str, str]:
-    system, judge, repair = (f"{style}/{JUDGE}.{stage}.txt" for stage in ("system", "judge", "repair"))
-    return system, judge, repair
-
-
-def tool_schemas(tools: Iterable[Tool]) -> str:
-    """Write the tools' schemas as Qwen3's chat template does, one JSON object a line."""
-    return "\n".join(json.dumps(tool.schema, ensure_ascii=False) for tool in tools)
 
 
 @cache
@@ -209,19 +126,4 @@ def reconciled_version(version: str, role: str, style: str) -> str:
 
 def _text(style: str, name: str, mode: Mode) -> str:
     paths = [f"{style}/{name}{variant}.txt" for variant in mode.variants]
-    return _template(next((path for path in paths if path in _TEMPLATES), paths[-1]))
-
-
-def _template(path: str) -> str:
-    if path not in _TEMPLATES:
-        raise ConfigError(f"there is no prompt {path!r} in {PROMPTS}; the prompts are {', '.join(sorted(_TEMPLATES))}")
-    return _TEMPLATES[path]
-
-
-def _fill(template: str, values: Mapping[str, str]) -> str:
-    def value_of(match: re.Match[str]) -> str:
-        if match[1] not in values:
-            raise ConfigError(f"the prompt needs a value for {match[0]}")
-        return values[match[1]]
-
-    return _PLACEHOLDER.sub(value_of, template)
+    return template(next((path for path in paths if is_template(path)), paths[-1]))

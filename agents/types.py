@@ -14,8 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from tools.base import ToolCall, ToolResult
 
 VerifierRole = Literal["forward_verifier", "backward_verifier"]
-Role = Literal["forward_verifier", "backward_verifier", "judge"]
-Kind = Literal["math", "qa", "program"]  # of a task: how its answers are compared
+Role = Literal["forward_verifier", "backward_verifier", "judge", "agent"]
+Kind = Literal["math", "qa", "short", "program"]  # of a task: how its answers are compared
 ROLES: tuple[VerifierRole, ...] = get_args(VerifierRole)  # the two directions of a review
 EVERY_ROLE: tuple[Role, ...] = get_args(Role)
 
@@ -34,7 +34,7 @@ class Frozen(BaseModel):
 class StopReason(StrEnum):
     """Why a trajectory ended. Everything but `ERROR` is the model's own doing; limits are not errors."""
 
-    COMPLETED = "completed"  # the verdict was given and parsed
+    COMPLETED = "completed"  # the verdict, or an agent's final answer, was given and parsed
     UNPARSED = "unparsed"  # the last turn does not parse
     LENGTH = "length"  # a turn was cut at its token limit
     MAX_TURNS = "max_turns"
@@ -45,10 +45,7 @@ class StopReason(StrEnum):
 
 
 class Candidate(Frozen):
-    """One proposed solution of a task.
-
-    `correct` is the label (ground truth: never shown to a verifier); `answer` is the final answer as extracted.
-    """
+    """A proposed solution. `correct` is the label (ground truth, never shown), `answer` the final answer as extracted."""
 
     task_id: str
     index: int = Field(ge=0)
@@ -66,8 +63,8 @@ class Candidate(Frozen):
 class Task(Frozen):
     """One problem. `answer`, `aliases` (other right answers) and `metadata` are ground truth and its kin.
 
-    No prompt of a verifier holds them. `kind` says how answers are compared: as mathematics, as short texts, or, for
-    programs, by running them. `candidates` is filled when the source file already holds solutions.
+    No prompt of a verifier or an agent holds them. `kind` says how answers are compared: as mathematics, as short texts
+    (qa), as numbers, lists or words (short), or by running them. `candidates` are solutions that the source file holds.
     """
 
     question: str
@@ -110,8 +107,7 @@ class Turn(Frozen):
 
     `prompt` holds the messages added since the previous assistant message. `prompt_ids` are the token ids of the whole
     conversation as sent, `completion_ids` those of the reply (its end token included), `logprobs` the log-probability
-    of each completion token under the sampling policy; all None where the endpoint gives none. `results` are the
-    outcomes of `tool_calls`, filled when the tools have run.
+    of each completion token when sampled; all None where the endpoint gives none. `results` are those of `tool_calls`.
     """
 
     stage: str

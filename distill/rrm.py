@@ -169,8 +169,8 @@ def parts(problems: "Sequence[Problem]", sft_share: float, seed: int) -> "tuple[
 
 def grpo_rows(problems: "Sequence[Problem]", context: "JudgeContext") -> list[dict[str, Any]]:
     """Return the prompts of GRPO; the label is in no message."""
+    from agents.plain_roles import render_judge
     from agents.protocol import wire_messages
-    from agents.roles import render_judge
     from agents.transcript import transcript
     from agents.types import Turn, task_id
     from distill.judgements import judge_prompts

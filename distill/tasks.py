@@ -100,12 +100,14 @@ def load_benchmark(name: str) -> list[str]:
         ConfigError: no such set or field.
         DataError: the Hub cannot be reached; the file is missing, empty or malformed.
     """
-    from eval.benchmarks import BENCHMARKS
+    from eval.benchmarks import BENCHMARKS, hub_questions
     from eval.hub import hub_set, read_hub
 
     kind, _, where = name.partition(":")
-    if kind == "hf" or (name in BENCHMARKS):
-        hub = replace(hub_set(where or name, {n: b.hub for n, b in BENCHMARKS.items()}), answer="")
+    if name in BENCHMARKS:
+        found = hub_questions(name)
+    elif kind == "hf":
+        hub = replace(hub_set(where, {n: b.hub for n, b in BENCHMARKS.items()}), answer="")
         found = [record["question"] for _, record in read_hub(hub)]
     elif kind in ("jsonl", "parquet"):
         found = [task_of(record, spot, name).question for spot, record in read_records(name)]

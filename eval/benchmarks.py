@@ -1,26 +1,30 @@
-"""Benchmarks by name: `--benchmark NAME` reads the Hub, `--benchmark NAME:FILE` a local copy (JSON lines or parquet).
+"""Benchmarks by name: `--benchmark NAME` reads the Hub, `--benchmark NAME:FILE` a local copy.
 
-Output: tasks with reference answers (programs: with their tests in `metadata`), in the set's order. One row of
-`BENCHMARKS` is all that a new name needs, where its answers are of a kind that there is.
+Input of a copy: JSON lines, parquet or CSV. Output: tasks with reference answers (programs: with their tests in
+`metadata`), in the set's order. A new name needs a row of `BENCHMARKS`, where its answers are of a kind that there is.
 
 How the rows came about. Checked against files with these very problems (question, answer, level; files whose fields
 have our names): math500, gsm8k, gaokao2023en, aime24, hotpotqa. The Hub was never read here: its repositories,
 configurations, splits and columns are from data set cards (MATH-500's and MuSiQue's by way of their copies, aime_2024,
 hotpot_qa, bamboogle) and from other projects' loaders (Gaokao2023-Math-En, aime25, 2WikiMultihopQA,
-code_generation_lite); gsm8k's are those of its release.
+code_generation_lite, GAIA, WebWalkerQA, xbench's DeepSearch); gsm8k's are those of its release, hle's of its card.
+gaia and hle are gated: who has not accepted their terms on the Hub gives a copy of their own. gaia is the validation
+split (the test split has no answers), with its files; hle is its text-only part. WebWalkerQA's answers are sentences:
+the rule says little of them, a grader more (`eval.agent --grader`); the page that a question begins at is not told.
 """
 
 import difflib
 import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from agents.records import ANSWER_FIELDS, QUESTION_FIELDS, read_records
+from agents.records import ANSWER_FIELDS, QUESTION_FIELDS, read_csv, read_records
 from agents.types import Kind, Task
-from eval.hub import Asked, HubSet, clean_question, hub_rows, reference_answer, text_of, value_of
+from eval.benchmark_rows import FILE, Row, gaia_row, hle_row, webwalker_row, xbench_row
+from eval.hub import Asked, HubSet, asked_of, clean_question, hub_rows, reference_answer, text_of, value_of
 from eval.program_tests import FIELDS as TEST_FIELDS
 from tools.errors import ConfigError, DataError
 
@@ -30,11 +34,15 @@ _MISSING = object()
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Where a benchmark is, how its answers are compared, and the column with other right answers."""
+    """Where a benchmark is, how its answers are compared, and the column with other right answers.
+
+    `prepare` makes plain columns of a row (`eval.benchmark_rows`); None where its question cannot be asked as text.
+    """
 
     hub: HubSet
     kind: Kind = "math"
     aliases: str = ""
+    prepare: Callable[[Row, str], Row | None] | None = None
 
 
 BENCHMARKS: dict[str, Benchmark] = {
@@ -47,6 +55,21 @@ BENCHMARKS: dict[str, Benchmark] = {
     "2wiki": Benchmark(HubSet("framolfese/2WikiMultihopQA", split="validation", level="type"), "qa"),
     "musique": Benchmark(HubSet("dgslibisey/MuSiQue", split="validation"), "qa", aliases="answer_aliases"),
     "bamboogle": Benchmark(HubSet("chiayewken/bamboogle", split="test", question="Question", answer="Answer"), "qa"),
+    "gaia": Benchmark(
+        HubSet(
+            "gaia-benchmark/GAIA",
+            config="2023_all",
+            split="validation",
+            question="Question",
+            answer="Final answer",
+            level="Level",
+        ),
+        "short",
+        prepare=gaia_row,
+    ),
+    "webwalkerqa": Benchmark(HubSet("callanwu/WebWalkerQA", split="main"), "qa", prepare=webwalker_row),
+    "hle": Benchmark(HubSet("cais/hle", split="test", level="category"), prepare=hle_row),
+    "xbench": Benchmark(HubSet("xbench/DeepSearch", question="prompt"), "short", prepare=xbench_row),
     # The newest problems (release 6, January to April 2025, 134 MB); the repository's script is not run.
     "livecodebench": Benchmark(
         HubSet(
@@ -115,10 +138,31 @@ def load_tasks(chosen: Chosen, limit: int | None = None) -> list[Task]:
     return list(found.values())
 
 
+def hub_questions(name: str) -> list[str]:
+    """Return the questions of a benchmark as the Hub has them, decrypted where they are released encrypted.
+
+    Raises:
+        ConfigError, DataError: see `eval.hub.hub_rows`.
+    """
+    benchmark = BENCHMARKS[name]
+    hub, prepare = replace(benchmark.hub, answer=""), benchmark.prepare
+    found = []
+    for spot, raw in hub_rows(hub, asked_of(hub)):
+        row = prepare(raw, spot) if prepare else raw
+        question = clean_question(text_of(value_of(row, hub.question))) if row else ""
+        if question:
+            found.append(question)
+    return found
+
+
 def _tasks(chosen: Chosen) -> Iterator[Task]:
     """Yield the tasks of all rows that have a question and what it is graded by; the others are counted in the log."""
-    benchmark, empty = chosen.benchmark, 0
-    for spot, row in _rows(chosen):
+    benchmark, empty, unasked = chosen.benchmark, 0, 0
+    for spot, raw in _rows(chosen):
+        row = benchmark.prepare(raw, spot) if benchmark.prepare else raw
+        if row is None:
+            unasked += 1
+            continue
         task = task_of_row(row, spot, benchmark, f"benchmark:{chosen.name}")
         if task is None:
             empty += 1
@@ -126,6 +170,8 @@ def _tasks(chosen: Chosen) -> Iterator[Task]:
             yield task
     if empty:
         _log.warning("--benchmark %s: %d rows without question or answer were left out", chosen.name, empty)
+    if unasked:
+        _log.warning("--benchmark %s: %d questions about images were left out", chosen.name, unasked)
 
 
 def _rows(chosen: Chosen) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -133,13 +179,20 @@ def _rows(chosen: Chosen) -> Iterator[tuple[str, dict[str, Any]]]:
     if chosen.file is None:
         yield from hub_rows(hub, Asked(f"--benchmark {chosen.name} ({hub.source})", f"--benchmark {chosen.name}:FILE"))
         return
-    for number, (spot, row) in enumerate(read_records(chosen.file, parquet=chosen.file.suffix == ".parquet")):
-        if number == 0 and _first(row, (hub.question, *QUESTION_FIELDS)) is _MISSING:
+    for number, (spot, row) in enumerate(_records(chosen.file)):
+        names = (hub.question, hub.question.capitalize(), *QUESTION_FIELDS)
+        if number == 0 and _first(row, names) is _MISSING:
             raise DataError(
                 f"--benchmark {chosen.name}: {spot} has no question; give it a column {hub.question!r} or "
                 f"{', '.join(QUESTION_FIELDS)}; there are {', '.join(map(str, row))}"
             )
         yield spot, row
+
+
+def _records(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    if file.suffix == ".csv":
+        return read_csv(file)
+    return read_records(file, parquet=file.suffix == ".parquet")
 
 
 def task_of_row(row: dict[str, Any], spot: str, benchmark: Benchmark, source: str) -> Task | None:
@@ -168,7 +221,8 @@ def task_of_row(row: dict[str, Any], spot: str, benchmark: Benchmark, source: st
         return None
     others = _found(row, (benchmark.aliases, "aliases")) or ()
     aliases = tuple(str(a).strip() for a in others if str(a).strip()) if isinstance(others, Sequence) else ()
-    return Task(question=question, answer=answer, aliases=aliases, kind=benchmark.kind, level=level, source=source)
+    told = Task(question=question, answer=answer, aliases=aliases, kind=benchmark.kind, level=level, source=source)
+    return told.model_copy(update={"metadata": {FILE: row[FILE]}}) if row.get(FILE) else told
 
 
 def _program(row: dict[str, Any], spot: str, question: str, level: str, source: str) -> Task | None:

@@ -1,9 +1,9 @@
 """A file of candidate solutions, read for evaluation: problems, labels, final answers, scores of other scorers.
 
 Input: JSON lines in AgentV-RL's form (`question, ground_truth, samples[], evaluations[{correct}]`), with, where the
-file has them, `task_type` (math, qa or program), `aliases`, `orm_scores` (a number a sample), `prm_scores` (a list of
-step scores a sample), `level`, `benchmark` (or `task`), and `steps` with `mistake_index` (the first wrong step from 0;
-null: none): there the solution is written with its steps numbered from 1. Or the folder of a run: its held-out
+file has them, `task_type` (math, qa, short or program), `aliases`, `orm_scores` (a number a sample), `prm_scores` (a
+list of step scores a sample), `level`, `benchmark` (or `task`), and `steps` with `mistake_index` (the first wrong step
+from 0; null: none): there the solution is written with its steps numbered from 1. Or the folder of a run: its held-out
 problems. Output: one `Problem` a question.
 """
 

@@ -1,15 +1,16 @@
 """How answers are compared, by the kind of a task: an extractor, an equality, and what is worth a second look.
 
 Input: a task and the text of a solution. Output: `Grade`. Mathematics goes by `eval.answers`, short texts by exact
-match after normalisation (`eval.qa`). Programs are graded by running them (`eval.programs`); here they are only taken
-out of the text and compared as texts, since what a program does cannot be read off it.
+match after normalisation (`eval.qa`), short answers of mixed form by `eval.short_answers`. Programs are graded by
+running them (`eval.programs`); here they are only taken out of the text and compared as texts, since what a program
+does cannot be read off it.
 """
 
 from collections.abc import Callable
 from typing import NamedTuple
 
 from agents.types import Frozen, Kind, Task
-from eval import answers, qa
+from eval import answers, qa, short_answers
 
 FENCE = "```"
 
@@ -59,6 +60,7 @@ def same_program(a: str, b: str) -> bool:
 CHECKERS: dict[Kind, Checker] = {
     "math": Checker(answers.extract_answer, answers.answers_equal),
     "qa": Checker(answers.extract_answer, qa.equal),
+    "short": Checker(answers.extract_answer, short_answers.equal),
     "program": Checker(last_program, same_program),
 }
 
@@ -76,13 +78,16 @@ def grade(task: Task, text: str) -> Grade:
     Raises:
         RetortError: math-verify's process does not start.
     """
-    checker = CHECKERS[task.kind]
-    given = checker.extract(text)
+    return grade_answer(task, CHECKERS[task.kind].extract(text))
+
+
+def grade_answer(task: Task, given: str | None) -> Grade:
+    """Grade a final answer as it was taken out of a text; None: none was given. Otherwise as `grade`."""
     if task.kind == "program" or task.answer is None:
         return Grade(correct=None, answer=given)
-    references = (task.answer, *task.aliases)
-    correct = given is not None and any(checker.equal(reference, given) for reference in references)
-    if task.kind == "qa":
+    references, same = (task.answer, *task.aliases), CHECKERS[task.kind].equal
+    correct = given is not None and any(same(reference, given) for reference in references)
+    if task.kind in ("qa", "short"):
         near = qa.best_f1(references, given)
         doubt = f"no exact match, F1 {near:.2f}" if not correct and near >= qa.NEAR else ""
         return Grade(correct=correct, answer=given, f1=near, doubt=doubt)

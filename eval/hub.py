@@ -186,7 +186,8 @@ def _explained(hub: HubSet, asked: Asked, error: Exception) -> RetortError:
     where = asked.where
     if "gated" in told or "401" in told or "403" in told:
         return ConfigError(
-            f"{where}: access is denied; accept its terms on huggingface.co/datasets/{hub.name} and set HF_TOKEN"
+            f"{where}: access is denied; accept its terms on huggingface.co/datasets/{hub.name} and set HF_TOKEN, "
+            f"or use your own copy: {asked.copy}"
         )
     if isinstance(error, ConnectionError | TimeoutError | TransportError | ClientError):
         return DataError(f"{where}: the Hub cannot be reached ({told}); see to the network or use a copy: {asked.copy}")

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from langchain_core.language_models import BaseChatModel
 
 from agents.outages import ERRORS, Circuit, raise_first
-from agents.roles import refiner_version
+from agents.plain_roles import refiner_version
 from agents.types import ErrorInfo, Round, content_id
 from eval.candidates import Problem
 from eval.held_out import Pool, representatives

@@ -137,8 +137,10 @@ def check_folder(folder: Path, verifier: Verifier) -> None:
     mark_folder(folder, IDENTITY, identity(verifier))
 
 
-def mark_folder(folder: Path, name: str, ours: dict[str, Any]) -> None:
+def mark_folder(folder: Path, name: str, ours: dict[str, Any], holds: str = "reviews of another verifier") -> None:
     """Make sure that what a folder holds depends on the same things, and mark it so in its file `name`.
+
+    `holds` is what a folder holds that is refused, for the error.
 
     Raises:
         ConfigError: it holds what depends on others.
@@ -153,9 +155,7 @@ def mark_folder(folder: Path, name: str, ours: dict[str, Any]) -> None:
             if theirs.get(key) != ours.get(key)
         ]
         if differing:
-            raise ConfigError(
-                f"{folder} holds reviews of another verifier ({'; '.join(differing[:3])}); choose another --out"
-            )
+            raise ConfigError(f"{folder} holds {holds} ({'; '.join(differing[:3])}); choose another --out")
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)

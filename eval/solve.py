@@ -14,7 +14,7 @@ from pathlib import Path
 from eval import command_line
 from tools.errors import ConfigError
 
-EPILOG = """Benchmarks: {names}. NAME:FILE reads JSON lines or parquet in place of the Hub.
+EPILOG = """Benchmarks: {names}. NAME:FILE reads JSON lines, parquet or CSV for the Hub.
 Mathematics is graded by math-verify, short texts by exact match after SQuAD's normalisation (F1 beside it), programs by
 their tests in the sandbox. The same command resumes; a larger --k or --limit goes on from what there is."""
 

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from agents.outages import ERRORS, Circuit, raise_first
-from agents.roles import solver_version
+from agents.plain_roles import solver_version
 from agents.types import ErrorInfo, Task, content_id
 from eval.benchmarks import Chosen
 from eval.checkers import Grade, grade

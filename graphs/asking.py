@@ -14,7 +14,8 @@ from agents.confidence import Confidence, Reading, read_confidence
 from agents.protocol import parse_findings, to_langchain
 from agents.roles import Stage, spec_of
 from agents.types import Message, Role, StopReason, Verdict
-from graphs.state import VerifierContext, VerifierState, chat_of
+from graphs.opened import chat_of
+from graphs.state import VerifierContext, VerifierState
 from graphs.turns import findings, make_turn, stop_after, stop_before, tokens_held, unanswered
 
 Update = dict[str, Any]

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any, Literal
 
-from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.messages import AIMessage
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
@@ -20,13 +19,13 @@ from langgraph.runtime import Runtime
 from langgraph.types import Command
 
 from agents.judgements import parse_judgement
+from agents.plain_roles import render_judge, render_repair
 from agents.protocol import ParseFailure, to_langchain
 from agents.redaction import withhold_answers
-from agents.roles import render_judge, render_repair
 from agents.transcript import parts_of, transcript
 from agents.types import ErrorInfo, Judgement, Message, StopReason, Trajectory, Turn
 from graphs.judge_state import JudgeContext, JudgeInput, JudgeOutput, JudgeState, final_text, judged_turns
-from graphs.state import open_model
+from graphs.opened import chat_of
 from graphs.turns import make_turn, tokens_held, unanswered, within
 from tools.errors import ParseError
 
@@ -124,15 +123,6 @@ def _read(turn: Turn, context: JudgeContext) -> Update:
         return {"fault": read}
     outcome = read.model_copy(update={"thought": read.thought or turn.reasoning})
     return {"outcome": outcome, "stop": StopReason.COMPLETED, "fault": None}
-
-
-def chat_of(context: JudgeContext) -> BaseChatModel:
-    """Return the judge's chat model: the live one, else the one that the settings name.
-
-    Raises:
-        ConfigError: the settings name no model that can be opened.
-    """
-    return context.chat or open_model(context.model, context.base_url)
 
 
 def context_of(runtime: Runtime[JudgeContext]) -> JudgeContext:

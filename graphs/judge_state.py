@@ -7,38 +7,29 @@ import operator
 from collections.abc import Sequence
 from typing import Annotated, NotRequired
 
-from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.messages import BaseMessage
-from pydantic import BaseModel, ConfigDict, Field, InstanceOf
-from pydantic.json_schema import SkipJsonSchema
+from pydantic import Field
 from typing_extensions import TypedDict
 
+from agents.plain_roles import judge_version
 from agents.protocol import ParseFailure, strip_thoughts
-from agents.roles import Style, judge_version
 from agents.types import ErrorInfo, Judgement, StopReason, Trajectory, Turn, content_id
-from graphs.state import record_turn
+from graphs.state import ModelContext, record_turn
 from tools.errors import DataError
 
 MAX_TRANSCRIPT = 24_000  # characters
 
 
-class JudgeContext(BaseModel):
-    """Settings of a judge. `base_url` may hold several URLs, comma-separated."""
-
-    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+class JudgeContext(ModelContext):
+    """Settings of a judge."""
 
     model: str = "scripted-judge"
-    base_url: str | None = None
-    temperature: float = Field(default=0.0, ge=0)
     max_tokens: int = Field(default=2048, gt=0, description="tokens of a reply")
-    max_turns: int = Field(default=2, ge=1, le=2, description="2: a malformed reply is asked for once more; 1: not")
     max_trajectory_tokens: int = Field(default=32768, gt=0, description="prompt and reply of the last turn together")
+    max_turns: int = Field(default=2, ge=1, le=2, description="2: a malformed reply is asked for once more; 1: not")
     max_transcript: int = Field(
         default=MAX_TRANSCRIPT, gt=0, description="characters of the judged trajectory; more are cut from its middle"
     )
-    max_seconds: float = Field(default=600.0, gt=0)
-    style: Style = Field(default="compact", description="full is for Qwen3-class models")
-    chat: SkipJsonSchema[InstanceOf[BaseChatModel] | None] = Field(default=None, exclude=True, repr=False)
 
     @property
     def version(self) -> str:

@@ -20,13 +20,13 @@ from langgraph.graph.state import CompiledStateGraph
 from langgraph.runtime import Runtime
 from langgraph.types import Command
 
+from agents.plain_roles import render_refiner, render_solver
 from agents.protocol import strip_thoughts, to_langchain
 from agents.redaction import withhold_answers
-from agents.roles import render_refiner, render_solver
 from agents.types import ErrorInfo, Message, Round, Turn
 from graphs.critics import bounded, critic_of
+from graphs.opened import open_model
 from graphs.refine_state import Attempt, RefineContext, RefineInput, RefineOutput, RefineState, Stop
-from graphs.state import open_model
 from graphs.turns import make_turn, within
 from tools.errors import RolloutError
 

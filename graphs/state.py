@@ -1,16 +1,13 @@
-"""What the graphs share: contexts (settings of a run), states with their reducers, and how a node gets chat and tools.
+"""What the graphs share: contexts (settings of a run), and states with their reducers.
 
 A context is a pydantic model: its plain fields are what Studio shows and an API caller sets; live objects (a chat
 model, tools, functions) are for Python callers, hidden from the JSON schema. Where a live object is missing, it is
-resolved from the plain fields: `agents.chat.open_chat`, and one local sandbox pool for each event loop.
+resolved from the plain fields: see `graphs/opened.py`.
 """
 
-import asyncio
 import operator
 from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager
 from typing import Annotated, Literal, NotRequired, Self
-from weakref import WeakKeyDictionary
 
 from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.messages import BaseMessage
@@ -19,7 +16,7 @@ from pydantic.json_schema import SkipJsonSchema
 from typing_extensions import TypedDict  # pydantic makes schemas of typing's from Python 3.12 only
 
 from agents.confidence import Method
-from agents.roles import Mode, prompt_version
+from agents.roles import Mode, Style, prompt_version
 from agents.types import (
     ROLES,
     ErrorInfo,
@@ -33,28 +30,47 @@ from agents.types import (
     content_id,
 )
 from tools.base import Tool, ToolResult
+from tools.registry import ToolsConfig
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Aggregation = Literal["weighted", "mean", "min", "product"]
 
 
-class VerifierContext(BaseModel):
-    """Settings of one verifier run. `base_url` may hold several URLs, comma-separated.
+class ModelContext(BaseModel):
+    """Settings of whoever is asked: a model and its limits. `base_url` may hold several URLs, comma-separated."""
+
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+
+    model: str
+    base_url: str | None = None
+    temperature: float = Field(default=0.0, ge=0)
+    max_tokens: int = Field(default=512, gt=0, description="tokens of one turn")
+    max_trajectory_tokens: int = Field(default=16384, gt=0, description="prompt and reply of the last turn together")
+    max_seconds: float = Field(default=600.0, gt=0)
+    style: Style = Field(default="compact", description="full is for Qwen3-class models")
+    chat: SkipJsonSchema[InstanceOf[BaseChatModel] | None] = Field(default=None, exclude=True, repr=False)
+
+
+class RunContext(ModelContext):
+    """Settings of a model that takes turns and calls tools."""
+
+    max_turns: int = Field(default=12, gt=0)
+    max_tool_calls: int = Field(default=3, ge=0)
+    tools: SkipJsonSchema[dict[str, InstanceOf[Tool]] | None] = Field(default=None, exclude=True, repr=False)
+
+    @property
+    def tool_settings(self) -> ToolsConfig:
+        """Which tools are opened where no live ones are given."""
+        return ToolsConfig()
+
+
+class VerifierContext(RunContext):
+    """Settings of one verifier run.
 
     `tools` can all be called, but only the system prompt of style "full" describes them: the compact one names python.
     """
 
-    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
-
     model: str = "scripted-teacher"
-    base_url: str | None = None
-    temperature: float = Field(default=0.0, ge=0)
-    max_tokens: int = Field(default=512, gt=0, description="tokens of one turn")
-    max_turns: int = Field(default=12, gt=0)
-    max_tool_calls: int = Field(default=3, ge=0)
-    max_trajectory_tokens: int = Field(default=16384, gt=0, description="prompt and reply of the last turn together")
-    max_seconds: float = Field(default=600.0, gt=0)
-    style: Literal["compact", "full"] = Field(default="compact", description="full is for Qwen3-class models")
     top_logprobs: int | None = Field(
         default=20, ge=1, description="alternatives a token of the verdict; none: not asked"
     )
@@ -68,8 +84,6 @@ class VerifierContext(BaseModel):
     use_tools: bool = Field(default=True, description="check with tools; off: an ablation")
     single_pass: bool = Field(default=False, description="one turn that ends in a verdict (GenRM): no plan, no tools")
     early_stop: bool = Field(default=False, description="go to the verdict once a check or a finding refutes a step")
-    chat: SkipJsonSchema[InstanceOf[BaseChatModel] | None] = Field(default=None, exclude=True, repr=False)
-    tools: SkipJsonSchema[dict[str, InstanceOf[Tool]] | None] = Field(default=None, exclude=True, repr=False)
 
     @property
     def mode(self) -> Mode:
@@ -207,58 +221,3 @@ class BidirectionalState(BidirectionalInput):
     forward: NotRequired[Trajectory | None]
     backward: NotRequired[Trajectory | None]
     verdict: NotRequired[Verdict | None]
-
-
-def chat_of(context: VerifierContext) -> BaseChatModel:
-    """Return the verifiers' chat model: the live one, else the one that the settings name.
-
-    Raises:
-        ConfigError: the settings name no model that can be opened.
-    """
-    return context.chat or open_model(context.model, context.base_url)
-
-
-def solver_of(context: TeacherContext) -> BaseChatModel:
-    """Return the solver's chat model, likewise."""
-    return context.solver or open_model(context.solver_model, context.solver_base_url)
-
-
-def open_model(model: str, base_url: str | None) -> BaseChatModel:
-    """Return the chat model of that name.
-
-    Raises:
-        ConfigError: there is none that can be opened.
-    """
-    from agents.chat import open_chat  # openai is heavy: only where an endpoint or a scripted model is wanted
-
-    return open_chat(model, base_url)
-
-
-Opened = tuple[AbstractAsyncContextManager[dict[str, Tool]], dict[str, Tool]]
-_held_tools: WeakKeyDictionary[asyncio.AbstractEventLoop, Opened] = WeakKeyDictionary()
-
-
-async def tools_of(context: VerifierContext) -> dict[str, Tool]:
-    """Return the tools by name: the live ones, else python in the running event loop's local sandbox.
-
-    Raises:
-        SandboxError: there is no isolation on this machine.
-    """
-    if context.tools is not None:
-        return context.tools
-    loop = asyncio.get_running_loop()
-    if loop not in _held_tools:
-        holder = _local_tools()
-        _held_tools[loop] = (holder, await holder.__aenter__())
-    return _held_tools[loop][1]
-
-
-def _local_tools() -> AbstractAsyncContextManager[dict[str, Tool]]:
-    """Return the default tools, to be opened.
-
-    Nobody closes them by hand: they are an async generator, and an event loop that ends closes its async generators.
-    """
-    from tools.registry import ToolsConfig, open_with_sandbox
-    from tools.sandbox.settings import SandboxConfig
-
-    return open_with_sandbox(ToolsConfig(), SandboxConfig())

@@ -19,10 +19,11 @@ from langgraph.runtime import Runtime
 from langgraph.types import Command, Send
 from typing_extensions import TypedDict
 
+from agents.plain_roles import render_solver
 from agents.protocol import to_langchain
-from agents.roles import render_solver
 from agents.types import ROLES, Candidate, ErrorInfo, Task, Trajectory, VerifierRole, content_id
-from graphs.state import TeacherContext, solver_of
+from graphs.opened import solver_of
+from graphs.state import TeacherContext
 from graphs.verifier import build_verifier
 from tools.errors import ModelError
 

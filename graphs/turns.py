@@ -22,13 +22,14 @@ from agents.protocol import (
     without_calls,
 )
 from agents.types import ErrorInfo, StopReason, Turn
-from graphs.state import VerifierContext
+from graphs.state import RunContext, VerifierContext
 from tools.base import Tool, ToolResult
 from tools.errors import RolloutError
 from tools.registry import call_tool
 
 NO_CALLS_LEFT = "(no tool calls left: write your findings)"
 REFUTED = "(a check failed: write your findings)"
+CALLING = ("validate", "act")  # stages whose replies may hold tool calls
 
 
 def calls_made(turns: Sequence[Turn]) -> int:
@@ -41,7 +42,7 @@ def tokens_held(turns: Sequence[Turn]) -> int:
     return turns[-1].prompt_tokens + turns[-1].completion_tokens if turns else 0
 
 
-def stop_before(turns: Sequence[Turn], elapsed: float, context: VerifierContext) -> StopReason | None:
+def stop_before(turns: Sequence[Turn], elapsed: float, context: RunContext) -> StopReason | None:
     """Return the limit that forbids another turn, if any. `elapsed` is in seconds."""
     if len(turns) >= context.max_turns:
         return StopReason.MAX_TURNS
@@ -113,7 +114,7 @@ def make_turn(stage: str, prompt: Sequence[BaseMessage], reply: AIMessage, secon
         seconds: How long the call took.
     """
     content, meta, usage = str(reply.text), reply.response_metadata, reply.usage_metadata
-    calls = parse_tool_calls(content) if stage == "validate" else []
+    calls = parse_tool_calls(content) if stage in CALLING else []
     return Turn(
         stage=stage,
         prompt=tuple(to_message(message) for message in prompt),

@@ -19,10 +19,12 @@ from langgraph.runtime import Runtime
 from langgraph.types import Command
 
 from agents.protocol import format_observation, to_langchain
-from agents.roles import Stage, render, tool_schemas
+from agents.roles import Stage, render
+from agents.templates import tool_schemas
 from agents.types import Message, StopReason, Trajectory
 from graphs.asking import Update, seconds_left, take_turn
-from graphs.state import VerifierContext, VerifierInput, VerifierOutput, VerifierState, chat_of, tools_of
+from graphs.opened import chat_of, tools_of
+from graphs.state import VerifierContext, VerifierInput, VerifierOutput, VerifierState
 from graphs.turns import NO_CALLS_LEFT, REFUTED, calls_made, is_refuted, refutes, run_calls, wants_tools, within
 from tools.base import Tool
 from tools.errors import RolloutError

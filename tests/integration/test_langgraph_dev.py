@@ -61,7 +61,8 @@ def run(client: SyncLangGraphClient, graph: str, given: dict[str, Any], **settin
 
 def test_the_graphs_are_listed_with_settings_for_studio(client: SyncLangGraphClient) -> None:
     assistants = client.assistants.search(limit=100)
-    assert {"verifier", "bidirectional", "judge", "refine", "teacher"} <= {a["graph_id"] for a in assistants}
+    graphs = {"verifier", "bidirectional", "judge", "react", "refine", "teacher"}
+    assert graphs <= {a["graph_id"] for a in assistants}
     for assistant in assistants:
         schemas = client.assistants.get_schemas(assistant["assistant_id"])
         assert {"model", "max_turns", "style"} <= set((schemas.get("context_schema") or {})["properties"])
@@ -121,6 +122,13 @@ def test_refine(client: SyncLangGraphClient, given: dict[str, Any]) -> None:
         assert "Step 2: wrong." in rounds[0].critique and len(rounds) > 1
     else:
         assert rounds[0].made is not None and rounds[0].made.stage == "solve"
+
+
+def test_react(client: SyncLangGraphClient) -> None:
+    out = run(client, "react", {"problem": PROBLEM, "trajectory_id": "t:0"}, style="full")
+    trajectory = Trajectory.model_validate(out["trajectory"])
+    assert (trajectory.role, trajectory.model, trajectory.error) == ("agent", "scripted-agent", None)
+    assert trajectory.stop_reason is StopReason.COMPLETED and out["answer"] is not None
 
 
 def test_teacher(client: SyncLangGraphClient) -> None:

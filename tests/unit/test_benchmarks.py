@@ -1,12 +1,21 @@
 """Benchmarks by name: every row with the columns of its card, local files in place of the Hub, wrong names."""
 
+import base64
 import json
 from pathlib import Path
 
 import pytest
 
+from eval.benchmark_rows import FILE
 from eval.benchmarks import BENCHMARKS, Chosen, choose, load_tasks
 from tools.errors import ConfigError, DataError
+
+
+def encrypted(text: str, key: str = "key") -> str:
+    """Encrypt a text as xbench is released."""
+    data = bytes(byte ^ key.encode()[i % len(key.encode())] for i, byte in enumerate(text.encode()))
+    return base64.b64encode(data).decode()
+
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 ROWS = {  # one row of each, with the columns of its card, and the task that it is
@@ -19,6 +28,14 @@ ROWS = {  # one row of each, with the columns of its card, and the task that it 
     "2wiki": ({"id": "x", "question": "1+1?", "answer": "two", "type": "comparison"}, "two", "comparison"),
     "musique": ({"id": "x", "question": "1+1?", "answer": "two", "answer_aliases": ["2", " "]}, "two", ""),
     "bamboogle": ({"Question": "1+1?", "Answer": "two"}, "two", ""),
+    "gaia": ({"task_id": "x", "Question": "1+1?", "Level": 1, "Final answer": "two", "file_name": ""}, "two", "1"),
+    "webwalkerqa": (
+        {"question": "1+1?", "answer": "two", "root_url": "u", "info": {"difficulty_level": "easy"}},
+        "two",
+        "easy",
+    ),
+    "hle": ({"id": "x", "question": "1+1?", "image": "", "answer": "two", "category": "Math"}, "two", "Math"),
+    "xbench": ({"id": "1", "prompt": encrypted("1+1?"), "answer": encrypted("two"), "canary": "key"}, "two", ""),
 }
 PROGRAM = {
     "question_title": "Sum",
@@ -178,3 +195,70 @@ def test_real_files(name: str, file: str, n: int, answer: str, level: str):
     tasks = load_tasks(choose(f"{name}:{SHARED / file}.jsonl"))
     assert (len(tasks), tasks[0].answer, tasks[0].level) == (n, answer, level)
     assert {task.kind for task in tasks} == {BENCHMARKS[name].kind}
+
+
+def test_a_file_of_gaia_is_named_in_its_question(tmp_path: Path):
+    row = {"Question": "How many rows?", "Final answer": "17", "Level": "2", "file_name": "a b.xlsx", "file_path": "x"}
+    (task,) = load_tasks(choose(f"gaia:{written(tmp_path / 'metadata.jsonl', row)}"))
+    assert task.question == "How many rows?\n\nAttached file: a b.xlsx"
+    assert (task.metadata, task.kind, task.answer) == ({FILE: "a b.xlsx"}, "short", "17")
+
+
+def test_questions_about_images_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    rows = [{"question": f"{i}?", "answer": "x", "image": "data:image/png;base64," if i else ""} for i in range(3)]
+    assert [task.question for task in load_tasks(choose(f"hle:{written(tmp_path / 'h.jsonl', *rows)}"))] == ["0?"]
+    assert "2 questions about images were left out" in caplog.text
+
+
+def test_webwalkers_columns_in_the_spelling_of_its_card(tmp_path: Path):
+    rows = [
+        {"Question": "When?", "Answer": "May 1", "Root_Url": "u", "Info": {"Difficulty_Level": "Medium"}},
+        {"question": "Who?", "answer": "K", "info": '{"difficulty_level": "hard"}'},
+    ]
+    tasks = load_tasks(choose(f"webwalkerqa:{written(tmp_path / 'w.jsonl', *rows)}"))
+    assert [(t.question, t.answer, t.level) for t in tasks] == [("When?", "May 1", "Medium"), ("Who?", "K", "hard")]
+    path = written(tmp_path / "x.jsonl", {"question": "Who?", "answer": "K", "info": "{"})
+    with pytest.raises(DataError, match=r"x\.jsonl:1: `info` is not JSON"):
+        load_tasks(choose(f"webwalkerqa:{path}"))
+
+
+def test_xbench_as_released_and_decrypted(tmp_path: Path):
+    path = tmp_path / "DeepSearch.csv"
+    cells = ("1", encrypted("谁？", "xbench-ca"), encrypted("卡拉，林特", "xbench-ca"), "xbench-ca")
+    path.write_text("\ufeffid,prompt,answer,canary\n" + ",".join(cells) + "\n", encoding="utf-8")
+    (task,) = load_tasks(choose(f"xbench:{path}"))
+    assert (task.question, task.answer, task.kind) == ("谁？", "卡拉，林特", "short")
+    plain = written(tmp_path / "p.jsonl", {"prompt": "Who?", "answer": "K"})
+    assert load_tasks(choose(f"xbench:{plain}"))[0].answer == "K"
+    wrong = written(tmp_path / "q.jsonl", {"prompt": "Who?", "answer": "K", "canary": "key"})
+    with pytest.raises(DataError, match=r"q\.jsonl:1: `prompt` is not as released .*leave `canary` out"):
+        load_tasks(choose(f"xbench:{wrong}"))
+
+
+def test_a_csv_copy(tmp_path: Path):
+    path = tmp_path / "c.csv"
+    path.write_text('Question,Answer\n"1+1, or\nmore?",two\n')
+    (task,) = load_tasks(choose(f"bamboogle:{path}"))
+    assert (task.question, task.answer) == ("1+1, or\nmore?", "two")
+    path.write_text("Question,Answer\na,b,c\n")
+    with pytest.raises(DataError, match=r"c\.csv: row 2 has more cells"):
+        load_tasks(choose(f"bamboogle:{path}"))
+
+
+@pytest.mark.parametrize("name", ["gaia", "hle"])
+def test_gated_sets_ask_for_the_users_own_copy(name: str, loader):
+    loader[1].append(ValueError("Dataset is a gated dataset on the Hub"))
+    with pytest.raises(
+        ConfigError, match=rf"accept its terms on \S+ and set HF_TOKEN, or use .*copy: --benchmark {name}:FILE$"
+    ):
+        load_tasks(Chosen(name))
+
+
+def test_decontamination_reads_questions_decrypted_and_those_with_images_not(loader):
+    from distill.tasks import load_benchmark
+
+    _, answer = loader
+    answer.append(ROWS["xbench"][0])
+    assert load_benchmark("xbench") == ["1+1?"]
+    answer[:] = [{"question": "Seen?", "image": "data:"}, {"question": " Asked?", "image": ""}]
+    assert load_benchmark("hle") == ["Asked?"]

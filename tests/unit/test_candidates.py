@@ -107,5 +107,5 @@ def test_answers_and_labels_go_by_the_kind_of_the_task(tmp_path: Path):
     wrong = first.model_copy(update={"candidates": (first.candidates[0].model_copy(update={"correct": False}),)})
     assert [(d.answer, d.label) for d in disagreements([wrong])] == [("Beatles", False)]
     path.write_text(json.dumps(record("?", task_type="essay", samples=["x"])) + "\n")
-    with pytest.raises(DataError, match="`task_type` must be one of math, qa, program, not 'essay'"):
+    with pytest.raises(DataError, match="`task_type` must be one of math, qa, short, program, not 'essay'"):
         load_candidates(path)

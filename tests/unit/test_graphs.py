@@ -12,7 +12,8 @@ from pydantic import Field
 from agents.scripted_teacher import ScriptedTeacher
 from agents.types import Candidate, Message, StepFinding, StopReason, Task, Trajectory, Verdict
 from graphs.bidirectional import build_bidirectional
-from graphs.state import BidirectionalContext, BidirectionalInput, TeacherContext, VerifierContext, tools_of
+from graphs.opened import tools_of
+from graphs.state import BidirectionalContext, BidirectionalInput, TeacherContext, VerifierContext
 from graphs.teacher import build_teacher
 from graphs.turns import NO_CALLS_LEFT, REFUTED
 from graphs.verifier import build_verifier

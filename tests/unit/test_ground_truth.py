@@ -7,14 +7,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agents.types import Candidate, Task, Turn
+from eval.agent_runs import Job, run_one
 from graphs.bidirectional import build_bidirectional
 from graphs.judge import build_judge
 from graphs.judge_state import JudgeContext
+from graphs.react import build_react
+from graphs.react_state import ReactContext
 from graphs.refine import build_refine
 from graphs.refine_state import RefineContext
 from graphs.state import BidirectionalContext, TeacherContext
 from graphs.teacher import build_teacher
-from tests.unit.fakes import FALSE, TRUE, FakeChat, FakePython, FakeSolver, script
+from tests.unit.fakes import CALL, FALSE, TRUE, FakeChat, FakePython, FakeSolver, script
 
 SENTINEL = "GROUND-TRUTH-7f3a"
 TEXT = st.text(max_size=30)
@@ -149,6 +152,19 @@ def test_refinement(task: Task, style: Any, critic: Any, given_first: bool) -> N
     for model in (chat, refiner, solver, judge):
         assert SENTINEL not in everything_sent(model)
     assert SENTINEL not in repr(out)
+
+
+@given(task=tasks(), style=STYLES)
+@settings(max_examples=25, deadline=None)
+def test_agent(task: Task, style: Any) -> None:
+    """The agent is sent the question alone, and its trajectory holds nothing else of the task but its id."""
+    chat = FakeChat(replies={"act": [CALL, "hm", "<answer>2</answer>"]})
+    context = ReactContext(chat=chat, tools={"python": FakePython()}, style=style)
+    made = asyncio.run(run_one(Job(task, 0), context))
+    assert len(chat.sent) == 3 and SENTINEL not in everything_sent(chat)
+    assert SENTINEL not in made.model_dump_json() and made.task_id == task.id
+    given_input: Any = {"problem": task.question, "trajectory_id": f"{task.id}:0"}
+    assert SENTINEL not in repr(asyncio.run(build_react().ainvoke(given_input, context=context)))
 
 
 def test_the_recording_would_show_a_leak() -> None:

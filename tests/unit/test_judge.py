@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from agents.roles import judge_version, render_judge, render_repair
+from agents.plain_roles import judge_version, render_judge, render_repair
 from agents.types import ErrorInfo, Judgement, Message, StopReason, Trajectory, Turn
 from graphs.judge import after_judge, build_judge, failure_of
 from graphs.judge_state import JudgeContext

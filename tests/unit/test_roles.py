@@ -8,18 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents import roles
-from agents.roles import (
-    SOLVER,
-    SPECS,
-    Mode,
-    prompt_version,
-    render,
-    render_solver,
-    solver_version,
-    spec_of,
-    tool_schemas,
-)
+from agents import templates
+from agents.plain_roles import SOLVER, render_solver, solver_version
+from agents.roles import SPECS, Mode, prompt_version, render, spec_of
+from agents.templates import tool_schemas
 from agents.types import ROLES, Message
 from tests.unit.fakes import FakePython
 from tools.errors import ConfigError
@@ -95,8 +87,8 @@ def test_the_version_follows_role_style_and_text(monkeypatch: pytest.MonkeyPatch
     versions = {prompt_version(role, style) for role in ROLES for style in STYLES}
     assert len(versions) == 4
     before = prompt_version("forward_verifier", "compact")
-    changed = {**roles._TEMPLATES, "compact/forward_verifier.verdict.txt": "changed"}
-    monkeypatch.setattr(roles, "_TEMPLATES", changed)
+    changed = {**templates._TEMPLATES, "compact/forward_verifier.verdict.txt": "changed"}
+    monkeypatch.setattr(templates, "_TEMPLATES", changed)
     prompt_version.cache_clear()
     assert prompt_version("forward_verifier", "compact") != before
     prompt_version.cache_clear()

@@ -4,7 +4,7 @@ import pytest
 from langchain_core.messages import HumanMessage
 
 from agents.judgements import is_in_form, parse_judgement
-from agents.roles import render_judge
+from agents.plain_roles import render_judge
 from agents.scripted_judge import ScriptedJudge, judged, said_by_agent
 from agents.types import Judgement
 from graphs.judge import build_judge

@@ -5,7 +5,7 @@ import random
 import pytest
 from langchain_core.messages import HumanMessage
 
-from agents.roles import render_refiner
+from agents.plain_roles import render_refiner
 from agents.scripted_refiner import ScriptedRefiner, revise
 from tools.errors import ModelError
 

@@ -13,7 +13,8 @@ from agents.types import Turn
 from distill.config import check_run_dir, data_hash, load_config, save_config
 from distill.pipeline import open_tools
 from distill.run import main
-from graphs.state import VerifierContext, tools_of
+from graphs.opened import tools_of
+from graphs.state import VerifierContext
 from graphs.turns import run_calls
 from graphs.verifier import build_verifier
 from tests.unit.fakes import FINDINGS, FakeChat, FakePython, script
