@@ -140,9 +140,13 @@ def sft_rows(run: "Run") -> "tuple[list[dict[str, Any]], Funnel]":
 def grpo_rows(run: "Run") -> list[dict[str, Any]]:
     """Return the prompts of GRPO: the messages that open a rollout, and, for the reward, the label.
 
-    The label is in no message: it says whether the solution is right.
+    The label is in no message: it says whether the solution is right. Reagent's recipes are given problems: see
+    `problem_rows`.
     """
     from agents.protocol import wire_messages
+
+    if run.cfg.grpo.recipe != "agentv":
+        return problem_rows(run)
 
     by_key = {row.trajectory.key: row for row in run.teacher_rows}
     rows = []
@@ -165,6 +169,26 @@ def grpo_rows(run: "Run") -> list[dict[str, Any]]:
     return rows
 
 
+def problem_rows(run: "Run") -> list[dict[str, Any]]:
+    """Return the problems of Reagent's GRPO: the messages that ask for an answer and, for the reward, the reference."""
+    from agents.protocol import wire_messages
+    from agents.roles import render_solver
+
+    return [
+        {
+            "key": problem.key,
+            "prompt": wire_messages(render_solver(problem.task.question)),
+            "question": problem.task.question,
+            "answer": problem.task.answer,
+            "aliases": list(problem.task.aliases),
+            "kind": problem.task.kind,
+            "task_id": problem.task.id,
+            "source": problem.task.source,
+        }
+        for problem in run.problems()
+    ]
+
+
 def _write(rows: list[dict[str, Any]], folder: Path) -> None:
     from datasets import Dataset, disable_progress_bars
 
@@ -184,6 +208,7 @@ def _settings(run: "Run") -> str:
         student=cfg.student,
         sft=cfg.sft,
         grpo=cfg.grpo,
+        judge=cfg.judge,
         sandbox=cfg.sandbox,
         tools=cfg.tools,
     )

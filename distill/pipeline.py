@@ -10,7 +10,7 @@ import resource
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +25,7 @@ from distill import tasks as sources
 from distill.contexts import eval_context, verifier_context
 from distill.harvest import harvest, teacher_context
 from distill.sections import RunConfig
-from distill.select import Selected, select, to_examples, without
+from distill.select import Selected, select, to_examples, uncontaminated, without
 from eval.checkers import grade
 from eval.held_out import Pool, Reviews, complete, representatives, review_all, scored_pools, side_of, verdict_rows
 from eval.results import HeldOut, Stage, VerdictRow, held_out
@@ -39,6 +39,8 @@ from tools.progress import Progress
 NOTE_SECONDS = 10.0  # between two notes of a running stage's time: as much as a kill can lose
 
 if TYPE_CHECKING:
+    from train.grpo import Job
+    from train.pools import Problem
     from train.rollout import Prompt
 
 TASKS_FILE = "tasks.jsonl"
@@ -197,7 +199,7 @@ class Run:
     # --- stages -------------------------------------------------------------------------------------------------------
 
     def harvest(self) -> None:
-        """Sample candidates and let the teacher verify those of the harvest and GRPO problems."""
+        """Sample candidates and let the teacher verify those of the harvest problems, and GRPO's for its verifiers."""
         self.store.hold_out(t.id for t in self.parts["eval"])
         if self.done("harvest"):
             return
@@ -210,9 +212,9 @@ class Run:
         async with open_tools(self.cfg) as tools:
             kinds = {"solver": self._solver(), "teacher": self._teacher(), "tools": tools, "label": label_task}
             await self._sample_held_out(**kinds)
-            return await harvest(
-                [*self.parts["harvest"], *self.parts["grpo"]], self.store, self.cfg, progress=progress, **kinds
-            )
+            reviewed = ("harvest", "grpo") if self.cfg.grpo.recipe == "agentv" else ("harvest",)
+            tasks = [task for part in reviewed for task in self.parts[part]]
+            return await harvest(tasks, self.store, self.cfg, progress=progress, **kinds)
 
     async def _sample_held_out(self, **kinds: Any) -> None:
         """Sample and label the candidates of the held-out problems; only the models to be measured verify them."""
@@ -285,26 +287,43 @@ class Run:
         """Train the fine-tuned model on the graph itself; returns the model's folder."""
         if self.cfg.grpo.steps == 0:
             return start
-        from train.grpo import train_grpo
+        from train.grpo import Job
 
         out = self.dir / "grpo"
         if not self.done("grpo") and not is_trained(out):
-            prompts = self.prompts()
+            train = self._on_reviews() if self.cfg.grpo.recipe == "agentv" else self._on_problems()
             with self.stage("grpo") as entry, Progress("grpo", 0, "steps") as progress:
                 out.mkdir(exist_ok=True)
-                entry["report"] = train_grpo(
-                    prompts,
-                    start=start,
-                    student=self.cfg.student,
-                    settings=self.cfg.grpo,
-                    context=verifier_context(self.cfg, self.cfg.grpo),
-                    open_tools=lambda: open_tools(self.cfg),
-                    out=out,
-                    seed=self.cfg.seed,
-                    on_step=progress.at,
-                )
+                job = Job(start, self.cfg.student, self.cfg.grpo, out, self.cfg.seed, progress.at)
+                entry["report"] = train(job)
             self._clean_up(out)
         return out / "model"
+
+    def _on_reviews(self) -> "Callable[[Job], dict[str, float]]":
+        """Return the training of verifiers on the teacher's (candidate, role) pairs."""
+        from train.grpo import train_grpo
+
+        prompts, context = self.prompts(), verifier_context(self.cfg, self.cfg.grpo)
+        tools = {"open_tools": lambda: open_tools(self.cfg)}
+        return lambda job: train_grpo(prompts, context=context, **tools, **job._asdict())
+
+    def _on_problems(self) -> "Callable[[Job], dict[str, float]]":
+        """Return the training on answers to problems, with a judge."""
+        from train.reagent import train_reagent
+        from train.rollout import verifier_judge
+
+        problems, style = self.problems(), self.cfg.teacher.style
+        judge = {"open_judge": lambda: verifier_judge(self.cfg.judge, lambda: open_tools(self.cfg))}
+        return lambda job: train_reagent(problems, job, style=style, **judge)
+
+    def problems(self) -> "list[Problem]":
+        """Return what Reagent's recipes roll out on: problems that a rule can grade, of no named benchmark."""
+        from train.pools import Problem
+
+        benchmarks = [q for found in self.benchmarks.values() for q in found]
+        tasks = [t for t in self.parts["grpo"] if t.answer is not None and t.kind != "program"]
+        clean = uncontaminated(tasks, benchmarks, self.cfg.select)
+        return [Problem(task.id, task) for task in clean][: self.cfg.select.max_prompts]
 
     def prompts(self) -> "list[Prompt]":
         """Return what GRPO rolls out on: no problem of a named benchmark, `select.max_prompts` at the most."""

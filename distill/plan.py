@@ -53,7 +53,7 @@ def expected_tokens(cfg: RunConfig, by: Assumptions) -> Tokens:
 
     Trajectories: problems x k x roles x samples. SFT: accepted ones up to `select.max_examples`, or the examples of
     `sft.max_steps`, each prompt and review, times epochs. Rollouts: batches x groups x (1 + half the resampling budget)
-    x G; GRPO trains on the step's own.
+    x G (2G in Reagent-U); GRPO trains on the step's own.
     """
     t, k, roles = cfg.tasks, cfg.solver.k, len(ROLES)
     problems = t.n_harvest + t.n_grpo
@@ -63,7 +63,7 @@ def expected_tokens(cfg: RunConfig, by: Assumptions) -> Tokens:
     if cfg.sft.max_steps is not None:
         examples = cfg.sft.max_steps * cfg.sft.batch
     batches = cfg.grpo.steps * cfg.grpo.update_groups / cfg.grpo.groups
-    rows = batches * cfg.grpo.groups * cfg.grpo.num_generations
+    rows = batches * cfg.grpo.groups * cfg.grpo.group_rows
     stages = 2 + (cfg.grpo.steps > 0)
     return Tokens(
         solver=solutions * by.candidate,

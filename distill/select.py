@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from agents.store import Row
-from agents.types import ROLES, Frozen, Message, StopReason, TrainingExample, Trajectory, content_id
+from agents.types import ROLES, Frozen, Message, StopReason, Task, TrainingExample, Trajectory, content_id
 from distill.sections import SelectConfig
 
 _WORD = re.compile(r"\w+(?:\.\w+)*")
@@ -101,14 +101,16 @@ def without(rows: Sequence[Row], questions: Iterable[str], cfg: SelectConfig) ->
 
     A share, not a single n-gram: problems of one template have their phrases in common without giving anything away.
     """
+    clean = {t.id for t in uncontaminated({row.task.id: row.task for row in rows}.values(), questions, cfg)}
+    return [row for row in rows if row.task.id in clean]
+
+
+def uncontaminated(tasks: Iterable[Task], questions: Iterable[str], cfg: SelectConfig) -> list[Task]:
+    """Return the tasks of which no such share stands in the questions."""
     n = cfg.decontaminate_ngram
     seen: set[tuple[str, ...]] = set().union(*(ngrams(question, n) for question in questions))
-    clean: dict[str, bool] = {}
-    for row in rows:
-        if row.task.id not in clean:
-            own = ngrams(row.task.question, n)
-            clean[row.task.id] = len(own & seen) < cfg.decontaminate_share * len(own)
-    return [row for row in rows if clean[row.task.id]]
+    grams = [(task, ngrams(task.question, n)) for task in tasks]
+    return [task for task, own in grams if len(own & seen) < cfg.decontaminate_share * len(own)]
 
 
 def filters_with(benchmarks: Mapping[str, Sequence[str]]) -> dict[str, Filter]:

@@ -1,6 +1,8 @@
-"""GRPO on the verifier graph (TRL), as AgentV-RL: reward ±1, clip 0.2/0.28, both roles mixed, dynamic sampling.
+"""GRPO on the graphs (TRL): the trainer that all recipes share, and the recipe of AgentV-RL.
 
-`python -m train.grpo` trains on exported data, on several GPUs under `accelerate launch`.
+`python -m train.grpo` trains on exported data, on several GPUs under `accelerate launch`; `grpo.recipe` names the
+recipe. AgentV-RL: verifiers, reward ±1, clip 0.2/0.28, both roles mixed, dynamic sampling. `train.reagent` has
+Reagent-R and Reagent-U.
 
 Inputs: a pool of prompts (problem, solution, role, label) and the model that SFT made; outputs: the trained model in a
 folder, metrics as JSONL. The rollouts run the graph that harvested the data and that serves the model.
@@ -12,14 +14,15 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from agents.types import ROLES
 from tools.base import Tool
 from tools.command_line import guarded
 from tools.errors import DataError
 from train.callbacks import StepHook, be_quiet, last_checkpoint, need_disk, trainer_callback
-from train.engines import InProcess, Vllm, check_engine
+from train.engines import InProcess, Policy, Vllm, check_engine
+from train.groups import GroupRollouts
 from train.rewards import REWARDS
 from train.rollout import Prompt, VerifierContext, VerifierRollouts, in_turn
 from train.saving import is_sharded, save_trained
@@ -28,6 +31,20 @@ from train.student import load_student, master_dtype, trainable
 
 if TYPE_CHECKING:
     from trl.trainer.grpo_config import GRPOConfig
+
+LOSS_TYPES = {"tokens": "dapo", "rollouts": "grpo"}  # TRL's names of `grpo.loss.average`
+MakeRollouts = Callable[[Policy, int], GroupRollouts[Any, Any]]  # of the policy and the id of its end token
+
+
+class Job(NamedTuple):
+    """What a training is given besides its prompts; see `train_grpo`."""
+
+    start: Path
+    student: StudentConfig
+    settings: GrpoConfig
+    out: Path
+    seed: int
+    on_step: StepHook
 
 
 def mix_roles(prompts: Sequence[Prompt], forward_share: float, seed: int = 0) -> list[Prompt]:
@@ -85,34 +102,56 @@ def train_grpo(
     Raises:
         DataError: too few prompts for a step.
     """
-    import torch
-
-    from train.trainers import keep_freed_memory
-
-    check_engine(settings, torch.cuda.is_available())
-    keep_freed_memory()
     mixed = mix_roles(prompts, settings.forward_share, seed)
-    if len(mixed) < settings.groups:
-        raise DataError(f"grpo: {len(mixed)} prompts for {settings.groups} groups; harvest more, or lower grpo.groups")
-    model, tokenizer = load_student(str(start), master_dtype(student.dtype))
-    need_disk(out, model.num_parameters())
-    with _policy(settings, model, tokenizer, student.max_length, seed) as policy:
-        rollouts = VerifierRollouts(
+
+    def make(policy: Policy, end_token: int) -> VerifierRollouts:
+        return VerifierRollouts(
             mixed,
             policy,
             context,
             open_tools,
             reward=REWARDS["verdict"],
             resample_budget=settings.resample_budget,
-            end_token=tokenizer.convert_tokens_to_ids(str(tokenizer.eos_token)),  # pyright: ignore[reportArgumentType]
+            end_token=end_token,
             seed=seed,
         )
+
+    return train_rollouts(make, len(mixed), Job(start, student, settings, out, seed, on_step))
+
+
+def train_rollouts(make: MakeRollouts, prompts: int, job: Job) -> dict[str, float]:
+    """Train on the rollouts of a recipe; see `train_grpo`.
+
+    Args:
+        make: makes TRL's `rollout_func`.
+        prompts: how many there are.
+        job: model, settings, folder.
+
+    Returns:
+        `prompts` and `steps`.
+
+    Raises:
+        DataError: too few prompts for a step.
+    """
+    import torch
+
+    from train.trainers import keep_freed_memory
+
+    start, student, settings, out, seed, on_step = job
+    check_engine(settings, torch.cuda.is_available())
+    keep_freed_memory()
+    if prompts < settings.groups:
+        raise DataError(f"grpo: {prompts} prompts for {settings.groups} groups; harvest more, or lower grpo.groups")
+    model, tokenizer = load_student(str(start), master_dtype(student.dtype))
+    need_disk(out, model.num_parameters())
+    end_token: Any = tokenizer.convert_tokens_to_ids(str(tokenizer.eos_token))
+    with _policy(settings, model, tokenizer, student.max_length, seed) as policy:
         args = grpo_arguments(settings, student.max_length, out, seed)
-        trainer = _trainer(trainable(model, student), tokenizer, rollouts, args, on_step)
+        trainer = _trainer(trainable(model, student), tokenizer, make(policy, end_token), args, on_step)
         check_engine(settings, torch.cuda.is_available(), is_sharded(trainer), trainer.accelerator.num_processes)
         trainer.train(resume_from_checkpoint=last_checkpoint(out))
     save_trained(trainer, tokenizer, start, student, out / "model")
-    return {"prompts": len(mixed), "steps": settings.steps}
+    return {"prompts": prompts, "steps": settings.steps}
 
 
 def _policy(settings: GrpoConfig, model: Any, tokenizer: Any, max_context: int, seed: int) -> InProcess | Vllm:
@@ -123,7 +162,9 @@ def _policy(settings: GrpoConfig, model: Any, tokenizer: Any, max_context: int, 
     return Vllm(tokenizer, mode, slots=settings.slots, max_context=max_context)
 
 
-def _trainer(model: Any, tokenizer: Any, rollouts: VerifierRollouts, args: "GRPOConfig", on_step: StepHook) -> Any:
+def _trainer(
+    model: Any, tokenizer: Any, rollouts: GroupRollouts[Any, Any], args: "GRPOConfig", on_step: StepHook
+) -> Any:
     from datasets import Dataset, disable_progress_bars
 
     from train.trainers import DirectGRPOTrainer
@@ -166,12 +207,12 @@ def grpo_arguments(settings: GrpoConfig, max_length: int, out: Path, seed: int) 
         lr_scheduler_type="constant",
         max_steps=settings.steps,
         **batches(settings, processes=int(os.environ.get("WORLD_SIZE", "1"))),
-        num_generations=settings.num_generations,
+        num_generations=settings.group_rows,
         temperature=settings.temperature,
         epsilon=settings.loss.clip_low,
         epsilon_high=settings.loss.clip_high,
         beta=settings.loss.beta,
-        loss_type="dapo",
+        loss_type=LOSS_TYPES[settings.loss.average],
         scale_rewards="group",
         shuffle_dataset=False,  # `mix_roles` has an order
         save_strategy="steps",
@@ -191,7 +232,7 @@ def grpo_arguments(settings: GrpoConfig, max_length: int, out: Path, seed: int) 
 
 def batches(settings: GrpoConfig, processes: int) -> dict[str, int]:
     """Return TRL's sizes of micro-batch, optimiser step and rollout batch, of one process of several."""
-    rows, updated = (n * settings.num_generations // processes for n in (settings.groups, settings.update_groups))
+    rows, updated = (n * settings.group_rows // processes for n in (settings.groups, settings.update_groups))
     micro = min(settings.micro_batch, updated)
     return {
         "per_device_train_batch_size": micro,
@@ -220,8 +261,8 @@ def vllm_arguments(settings: GrpoConfig, max_length: int) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `python -m train.grpo`; returns the exit code."""
-    from tools.registry import open_with_sandbox
-    from train.launch import finish, load_settings, parse, read_rows, shown_steps
+    from train.launch import finish, load_settings, parse, shown_steps
+    from train.reagent import train_on_problems
     from train.student import check_student, student_path
 
     args = parse("grpo", argv)
@@ -229,23 +270,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     def work() -> int:
         settings = load_settings(args)
         check_student(settings.student.model)
-        rows = read_rows(args.data, "grpo", ("key", "problem", "solution", "role", "label"))
-        prompts = [Prompt(r["key"], r["problem"], r["solution"], r["role"], r["label"]) for r in rows]
-        args.out.mkdir(parents=True, exist_ok=True)
-        report = train_grpo(
-            prompts,
-            start=Path(student_path(settings.student.model)),
-            student=settings.student,
-            settings=settings.grpo,
-            context=rollout_context(settings),
-            open_tools=lambda: open_with_sandbox(settings.tools, settings.sandbox),
-            out=args.out,
-            seed=settings.seed,
-            on_step=shown_steps("grpo"),
-        )
-        return finish(report, args.out)
+        recipe = train_on_reviews if settings.grpo.recipe == "agentv" else train_on_problems
+        start = Path(student_path(settings.student.model))
+        job = Job(start, settings.student, settings.grpo, args.out, settings.seed, shown_steps("grpo"))
+        return finish(recipe(args.data, settings, job), args.out)
 
     return guarded(work)
+
+
+def train_on_reviews(data: str, settings: TrainingSettings, job: Job) -> dict[str, float]:
+    """Train verifiers on exported prompts; see `train_grpo`."""
+    from tools.registry import open_with_sandbox
+    from train.launch import read_rows
+
+    rows = read_rows(data, "grpo", ("key", "problem", "solution", "role", "label"))
+    prompts = [Prompt(r["key"], r["problem"], r["solution"], r["role"], r["label"]) for r in rows]
+    job.out.mkdir(parents=True, exist_ok=True)
+    return train_grpo(
+        prompts,
+        context=rollout_context(settings),
+        open_tools=lambda: open_with_sandbox(settings.tools, settings.sandbox),
+        **job._asdict(),
+    )
 
 
 def rollout_context(settings: TrainingSettings) -> VerifierContext:

@@ -20,7 +20,10 @@ from train.settings import TrainingSettings
 
 SETTINGS = "settings.yaml"
 REPORT = "trained.json"  # written last: the model beside it is whole
-SHOWN = ("sft/loss", "reward/mean", "verdict/balanced_accuracy", "importance/tokens_masked")
+SHOWN = (
+    *("sft/loss", "reward/mean", "verdict/balanced_accuracy", "rule/first", "rule/refined"),
+    "importance/tokens_masked",
+)
 
 
 def parse(kind: str, argv: Sequence[str] | None) -> argparse.Namespace:

@@ -1,27 +1,35 @@
-"""The graphs as rollouts: TRL's `rollout_func` over the verifier graph, with the policy as its chat model.
+"""The graphs as rollouts: how a prompt becomes a group on the verifier graph, or on the refinement graph (Reagent).
 
-Input: the keys of prompts (each already repeated `num_generations` times, as TRL gives them). Output: exact token ids,
-log-probabilities and `env_mask` (1 on tokens that the policy sampled, 0 on everything else) and the reward of each row.
-Groups whose rewards are all equal teach nothing: fresh prompts, up to a budget, are rolled out along with the step's
-own and take the place of dead groups (nothing is copied); what is still dead after that is left out of the update.
+The policy is the graphs' chat model; `train.groups` makes TRL's rows of what it wrote, and resamples dead groups. What
+other parties say (tools, a judge's critique) reaches the policy in its prompts alone: no token of it is trained on.
 """
 
 import asyncio
-import random
-import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+import uuid
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from itertools import zip_longest
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from agents.types import ROLES, Role, StopReason, Trajectory
-from graphs.state import VerifierContext
+from agents.protocol import strip_thoughts
+from agents.types import ROLES, ErrorInfo, Role, StopReason, Trajectory, Turn
+from graphs.bidirectional import build_bidirectional
+from graphs.critics import told
+from graphs.refine import build_refine
+from graphs.refine_state import Attempt, Critique, RefineContext
+from graphs.state import BidirectionalContext, BidirectionalInput, VerifierContext
 from graphs.verifier import build_verifier
 from tools.base import Tool
-from tools.errors import ModelError, RolloutError
+from tools.errors import ModelError
 from train.engines import Policy
-from train.rewards import Reward, is_live
+from train.groups import GroupRollouts
+from train.judging import Judge, Judgement, ask
+from train.pools import Answer, Pool, Problem, pool_metrics, valued
+from train.rewards import Reward, is_live, rule_reward
+from train.settings import JudgeConfig
+
+Opens = Callable[[], AbstractAsyncContextManager[dict[str, Tool]]]
 
 
 class Prompt(NamedTuple):
@@ -34,15 +42,6 @@ class Prompt(NamedTuple):
     label: bool
 
 
-class Row(NamedTuple):
-    """One rollout as the trainer wants it (lengths: P, C, C, C)."""
-
-    prompt_ids: list[int]
-    completion_ids: list[int]
-    logprobs: list[float]
-    env_mask: list[int]
-
-
 class Group(NamedTuple):
     """The rollouts that share a baseline."""
 
@@ -50,106 +49,47 @@ class Group(NamedTuple):
     trajectories: tuple[Trajectory, ...]
     rewards: tuple[float | None, ...]
 
+    @property
+    def conversations(self) -> list[tuple[Turn, ...]]:
+        """The turns of each row."""
+        return [t.turns for t in self.trajectories]
 
-def to_row(trajectory: Trajectory) -> Row:
-    """Return ids, log-probabilities and mask of a trajectory.
-
-    Raises:
-        RolloutError: a turn has no ids, or its prompt does not extend the tokens held so far.
-    """
-    prompt, completion, logprobs, mask = [], [], [], []
-    for i, turn in enumerate(trajectory.turns):
-        if turn.prompt_ids is None or turn.completion_ids is None or turn.logprobs is None:
-            raise RolloutError(f"turn {i} ({turn.stage}) has no token ids: the chat model must return them")
-        if i == 0:
-            prompt = list(turn.prompt_ids)
-        held = len(prompt) + len(completion)
-        if list(turn.prompt_ids[:held]) != prompt + completion:
-            raise RolloutError(f"turn {i} ({turn.stage}): its prompt does not extend the {held} tokens held so far")
-        new = list(turn.prompt_ids[held:])
-        completion += new + list(turn.completion_ids)
-        logprobs += [0.0] * len(new) + list(turn.logprobs)
-        mask += [0] * len(new) + [1] * len(turn.completion_ids)
-    return Row(prompt, completion, logprobs, mask)
+    @property
+    def failures(self) -> list[str]:
+        """What went wrong in the infrastructure."""
+        return [t.error.message for t in self.trajectories if t.error]
 
 
-def silent_row(end_token: int) -> Row:
-    """Return a row that carries no gradient: one masked token."""
-    return Row([end_token], [end_token], [0.0], [0])
-
-
-class VerifierRollouts:
-    """TRL's `rollout_func`: rolls out groups on the verifier graph, and resamples the dead ones."""
+class VerifierRollouts(GroupRollouts[Prompt, Group]):
+    """AgentV-RL: a group is one review, `rows` times, on the verifier graph."""
 
     def __init__(
         self,
         prompts: Sequence[Prompt],
         policy: Policy,
         context: VerifierContext,
-        open_tools: Callable[[], AbstractAsyncContextManager[dict[str, Tool]]],
+        open_tools: Opens,
         *,
         reward: Reward,
-        resample_budget: int,
-        end_token: int,
-        seed: int,
+        **sampling: int,
     ) -> None:
         """Make the function.
 
         Args:
-            prompts: the pool; TRL's data set holds their keys, fresh ones are drawn from it too.
+            prompts: the pool.
             policy: the model in training.
             context: limits and sampling of the graph; its chat and tools are filled in here.
             open_tools: opens the tools inside the event loop of one call.
             reward: of a trajectory, given the label.
-            resample_budget: fresh prompts tried for each dead group, at the most.
-            end_token: id that stands for a silent row.
-            seed: of the fresh prompts.
+            **sampling: `resample_budget`, `end_token`, `seed`: see `GroupRollouts`.
         """
-        self.pool = {p.key: p for p in prompts}
-        self.policy, self.context, self.open_tools, self.reward = policy, context, open_tools, reward
-        self.resample_budget, self.end_token, self.seed = resample_budget, end_token, seed
+        super().__init__(prompts, policy, open_tools, **sampling)
+        self.context, self.reward = context, reward
 
-    def __call__(self, prompts: list[str], trainer: Any) -> dict[str, list[Any]]:
-        """Return `prompt_ids`, `completion_ids`, `logprobs`, `env_mask` and `reward`, one entry a row.
-
-        Raises:
-            ModelError: every rollout failed: there is an outage, and nothing to learn from.
-        """
-        started, size = time.monotonic(), trainer.num_generations
-        step = int(trainer.state.global_step)
-        wanted = [self.pool[key] for key in prompts[::size]]
-        with self.policy.attached(trainer):
-            groups, spent = asyncio.run(self._collect(wanted, size, step, share_of(trainer)))
-        self.policy.refresh()  # the weights are about to change, and training needs the memory
-        chosen = choose_groups(groups, len(wanted))
-        metrics = rollout_metrics(groups, chosen) | {
-            "groups/resampled": float(spent),
-            "time/rollout_s": time.monotonic() - started,
-        }
-        for name, value in metrics.items():
-            trainer._log_metric(name, value)
-        return self._rows(chosen)
-
-    async def _collect(self, wanted: Sequence[Prompt], size: int, step: int, share: slice) -> tuple[list[Group], int]:
-        rng = random.Random(f"{self.seed}|{step}")
-        fresh = [p for p in self.pool.values() if p not in wanted]
-        rng.shuffle(fresh)
-        fresh = in_turn(fresh)[share]
-        budget = min(self.resample_budget * len(wanted), len(fresh))
-        async with self.open_tools() as tools:
-            context = self.context.model_copy(update={"chat": self.policy.chat, "tools": tools})
-            spent = min(budget, len(wanted))  # a wave of few conversations takes as long as one of many
-            groups = await self._roll([*wanted, *fresh[:spent]], size, context, step)
-            while (missing := len(wanted) - sum(is_live(g.rewards) for g in groups)) > 0 and spent < budget:
-                more = fresh[spent : spent + min(missing, budget - spent)]
-                groups += await self._roll(more, size, context, step)
-                spent += len(more)
-        if all(r is None for g in groups for r in g.rewards):
-            raise ModelError(f"grpo: all rollouts of step {step} failed ({_first_error(groups)}); run again to resume")
-        return groups, spent
-
-    async def _roll(self, prompts: Sequence[Prompt], size: int, context: VerifierContext, step: int) -> list[Group]:
+    async def roll(self, prompts: Sequence[Prompt], rows: int, opened: Any, step: int) -> list[Group]:
+        """Roll out reviews; `opened` are the tools."""
         graph = build_verifier()
+        context = self.context.model_copy(update={"chat": self.policy.chat, "tools": opened})
 
         async def one(prompt: Prompt, i: int) -> Trajectory:
             state = await graph.ainvoke(
@@ -163,29 +103,20 @@ class VerifierRollouts:
             )
             return state["trajectory"]
 
-        rollouts = iter(await asyncio.gather(*(one(p, i) for p in prompts for i in range(size))))
+        rollouts = iter(await asyncio.gather(*(one(p, i) for p in prompts for i in range(rows))))
         groups = []
         for prompt in prompts:
-            trajectories = tuple(next(rollouts) for _ in range(size))
+            trajectories = tuple(next(rollouts) for _ in range(rows))
             groups.append(Group(prompt, trajectories, tuple(self.reward(t, prompt.label) for t in trajectories)))
         return groups
 
-    def _rows(self, groups: Sequence[Group]) -> dict[str, list[Any]]:
-        rows: list[Row] = []
-        for group in groups:
-            teaches = is_live(group.rewards)
-            for trajectory, reward in zip(group.trajectories, group.rewards, strict=True):
-                rows.append(to_row(trajectory) if teaches and reward is not None else silent_row(self.end_token))
-        columns = {name: [list(getattr(row, name)) for row in rows] for name in Row._fields}
-        return columns | {"reward": [r for g in groups for r in g.rewards]}
+    def metrics(self, groups: Sequence[Group], chosen: Sequence[Group]) -> dict[str, float]:
+        """See `rollout_metrics`."""
+        return rollout_metrics(groups, chosen)
 
-
-def share_of(trainer: Any) -> slice:
-    """Return which of the fresh prompts a process of several may take: no two take the same."""
-    accelerator = getattr(trainer, "accelerator", None)
-    if accelerator is None:
-        return slice(None)
-    return slice(accelerator.process_index, None, accelerator.num_processes)
+    def in_order(self, fresh: list[Prompt]) -> list[Prompt]:
+        """See `in_turn`."""
+        return in_turn(fresh)
 
 
 def in_turn(prompts: Sequence[Prompt]) -> list[Prompt]:
@@ -198,11 +129,6 @@ def in_turn(prompts: Sequence[Prompt]) -> list[Prompt]:
         kinds.setdefault((prompt.role, prompt.label), []).append(prompt)
     rounds = zip_longest(*(kinds[kind] for kind in sorted(kinds)))
     return [prompt for row in rounds for prompt in row if prompt is not None]
-
-
-def choose_groups(groups: Sequence[Group], n: int) -> list[Group]:
-    """Return `n` groups: the live ones first, in order, then dead ones where the budget ran out."""
-    return sorted(groups, key=lambda g: not is_live(g.rewards))[:n]
 
 
 def rollout_metrics(groups: Sequence[Group], chosen: Sequence[Group]) -> dict[str, float]:
@@ -240,6 +166,131 @@ def _rates(found: Sequence[tuple[bool, bool]], suffix: str) -> dict[str, float]:
     return {f"verdict/{name}{suffix}": value for name, value in rates.items()}
 
 
-def _first_error(groups: Sequence[Group]) -> str:
-    errors = [t.error.message for g in groups for t in g.trajectories if t.error]
-    return errors[0] if errors else "no error recorded"
+class ReagentRollouts(GroupRollouts[Problem, Pool]):
+    """Reagent-R and Reagent-U: answers of the policy to a problem, on the refinement graph.
+
+    Reagent-U: half of the rows are first answers, each is critiqued by the judge, and the other half are the answers
+    that the policy writes when it is shown problem, first answer and critique. Every answer has its own conversation,
+    so the critique stands in the prompt of the refined one. Reagent-R: first answers only. All of a problem's rows are
+    one pool; a reward is R_rule + λ·R_model.
+    """
+
+    def __init__(
+        self,
+        problems: Sequence[Problem],
+        policy: Policy,
+        context: RefineContext,
+        open_judge: Callable[[], AbstractAsyncContextManager[Judge]],
+        *,
+        refines: bool,
+        weight: float,
+        **sampling: int,
+    ) -> None:
+        """Make the function.
+
+        Args:
+            problems: the pool, each with a reference answer.
+            policy: the model in training: it solves and refines.
+            context: limits and sampling of the graph; the live parts are filled in here.
+            open_judge: opens the judge inside the event loop of one call; at λ = 0 Reagent-R does not ask it.
+            refines: Reagent-U; else Reagent-R.
+            weight: λ.
+            **sampling: `resample_budget`, `end_token`, `seed`: see `GroupRollouts`.
+        """
+        super().__init__(problems, policy, open_judge, **sampling)
+        self.context, self.refines, self.weight = context, refines, weight
+
+    async def roll(self, prompts: Sequence[Problem], rows: int, opened: Any, step: int) -> list[Pool]:
+        """Roll out pools; `opened` is the judge."""
+        size = rows // 2 if self.refines else rows
+        made = iter(
+            await asyncio.gather(
+                *(self._course(p, opened, f"{step}/{p.key}/{i}") for p in prompts for i in range(size))
+            )
+        )
+        pools = []
+        for problem in prompts:
+            courses = [next(made) for _ in range(size)]
+            refined = tuple(course[1] for course in courses) if self.refines else ()
+            pools.append(Pool(problem, tuple(course[0] for course in courses), refined))
+        return pools
+
+    def metrics(self, groups: Sequence[Pool], chosen: Sequence[Pool]) -> dict[str, float]:
+        """See `pool_metrics`."""
+        return pool_metrics(groups, chosen)
+
+    async def _course(self, problem: Problem, judge: Judge, name: str) -> tuple[Answer, ...]:
+        """Return a first answer and, in Reagent-U, the refined one."""
+        heard: list[Judgement | ErrorInfo] = []
+
+        async def critique(attempt: Attempt, context: Any) -> Critique:
+            said = await ask(judge, attempt.problem, _turns(attempt.made))
+            heard.append(said)
+            if isinstance(said, ErrorInfo):
+                return Critique(accepted=None, error=said)
+            return Critique(accepted=False, text=said.critique)  # whatever it says: each first answer is refined
+
+        live = {"solver": self.policy.chat, "refiner": self.policy.chat, "critique": critique}
+        context = self.context.model_copy(update=live | {"rounds": int(self.refines)})
+        given = {"problem": problem.task.question, "trajectory_id": name}
+        out = await build_refine().ainvoke(given, context=context)  # pyright: ignore[reportArgumentType]
+        rounds, error = out["rounds"], out["error"]
+        first = await self._answer(problem, judge, rounds[0].made, error, heard[0] if heard else None)
+        if not self.refines:
+            return (first,)
+        return first, await self._answer(problem, judge, rounds[1].made if rounds[1:] else None, error)
+
+    async def _answer(
+        self,
+        problem: Problem,
+        judge: Judge,
+        turn: Turn | None,
+        error: ErrorInfo | None,
+        said: Judgement | ErrorInfo | None = None,
+    ) -> Answer:
+        """Return an answer with its rewards; `said` is what the judge said of it where it has been asked."""
+        if turn is None:
+            late = ErrorInfo(kind="TimeoutError", message="no reply within the time of a turn", where="solve")
+            return Answer((), error=error or late)
+        turns = (turn,)
+        rule = await asyncio.to_thread(rule_reward, problem.task, turns)
+        if said is None and self.weight:
+            said = await ask(judge, problem.task.question, turns)
+        failed = said if isinstance(said, ErrorInfo) else None
+        return valued(turns, rule, said.score if isinstance(said, Judgement) else None, self.weight, failed)
+
+
+def _turns(made: Turn | None) -> tuple[Turn, ...]:
+    return () if made is None else (made,)
+
+
+@asynccontextmanager
+async def verifier_judge(settings: JudgeConfig, open_tools: Opens) -> AsyncIterator[Judge]:
+    """Open the bidirectional verifier as a judge: its critique is what it found, its score the joint confidence.
+
+    Args:
+        settings: which model (an endpoint, or the scripted auditor), and limits.
+        open_tools: opens the tools that it checks with.
+
+    Raises:
+        ConfigError: the settings name no model that can be opened.
+    """
+    from agents.chat import open_chat  # openai is heavy
+
+    chat, gate = open_chat(settings.model, settings.base_url), asyncio.Semaphore(settings.concurrency)
+    limits = settings.model_dump(exclude={"model", "base_url", "concurrency"})
+    async with open_tools() as tools:
+        context = BidirectionalContext(**limits, chat=chat, tools=tools)
+
+        async def judge(problem: str, turns: Sequence[Turn]) -> Judgement | None:
+            solution = strip_thoughts(turns[-1].content).strip() if turns else ""
+            given = BidirectionalInput(problem=problem, solution=solution, trajectory_id=uuid.uuid4().hex)
+            async with gate:
+                out = await build_bidirectional().ainvoke(given, context=context)
+            reviews: list[Trajectory] = out["reviews"]
+            if failed := next((review.error for review in reviews if review.error), None):
+                raise ModelError(failed.message)
+            verdict, text = out["verdict"], told(reviews)
+            return Judgement(text, verdict.confidence if verdict else None) if text else None
+
+        yield judge

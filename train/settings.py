@@ -45,12 +45,44 @@ class SftConfig(Section):
     save_steps: int = Field(default=20, ge=1, description="steps between checkpoints")
 
 
+class JudgeConfig(Section):
+    """Who judges the answers of Reagent-R and Reagent-U while they train: nobody is asked afterwards."""
+
+    model: str = Field(
+        default="scripted-teacher",
+        min_length=1,
+        description="`scripted-teacher` (offline), or the name that the endpoint serves",
+    )
+    base_url: str | None = Field(
+        default=None, description="base URL, or several, comma-separated", json_schema_extra=OPERATIONAL
+    )
+    style: Literal["compact", "full"] = Field(default="compact", description="prompts: compact or full (LLMs)")
+    temperature: float = Field(default=0.0, ge=0, description="of the judge")
+    max_tokens: int = Field(default=512, ge=1, description="of a turn")
+    max_trajectory_tokens: int = Field(default=16_384, ge=1, description="of a review, prompts and replies")
+    max_turns: int = Field(default=12, ge=3, description="model calls a review")
+    max_tool_calls: int = Field(default=3, ge=0, description="tool calls a review")
+    max_seconds: float = Field(default=600.0, gt=0, description="of a review")
+    concurrency: int = Field(default=32, ge=1, description="answers at once", json_schema_extra=OPERATIONAL)
+
+    @model_validator(mode="after")
+    def _names_its_model(self) -> Self:
+        if self.base_url and self.model.startswith("scripted-"):
+            raise ValueError(f"base_url is given but model is still {self.model!r}: name the model that it serves")
+        return self
+
+
 class LossConfig(Section):
     """The loss of GRPO."""
 
     clip_low: float = Field(default=0.2, gt=0, lt=1, description="lower clip of the ratio")
     clip_high: float = Field(default=0.28, gt=0, description="upper clip of the ratio")
     beta: float = Field(default=0.0, ge=0, description="weight of the KL term; 0: no reference model")
+    average: Literal["tokens", "rollouts"] = Field(
+        default="tokens",
+        description="tokens: every token counts alike (DAPO); rollouts: the mean over a rollout's tokens, then over "
+        "rollouts (Reagent)",
+    )
     importance: Literal["sequence_mask", "sequence_truncate", "token_mask", "token_truncate", "off"] = Field(
         default="sequence_mask",
         description="correction for the difference between vLLM's probabilities and the trainer's; sequence_mask drops "
@@ -77,10 +109,20 @@ class VllmConfig(Section):
 class GrpoConfig(Section):
     """Reinforcement learning with group-relative advantages."""
 
+    recipe: Literal["agentv", "reagent_r", "reagent_u"] = Field(
+        default="agentv",
+        description="agentv: verifiers, by verdict; reagent_r: answers, by rule and judge; reagent_u: answers and "
+        "their refinements on the judge's critique, in one pool",
+    )
+    reward_lambda: float = Field(
+        default=0.3, ge=0, description="weight of the judge's score beside the rule reward (reagent_r, reagent_u)"
+    )
     lr: float = Field(default=5e-5, gt=0, description="learning rate")
     steps: int = Field(default=2, ge=0, description="optimiser steps; 0: no GRPO")
     groups: int = Field(default=4, ge=1, description="prompts a batch of rollouts")
-    num_generations: int = Field(default=4, ge=2, description="rollouts a prompt (G)")
+    num_generations: int = Field(
+        default=4, ge=2, description="rollouts a prompt (G); reagent_u has G first answers and G refined ones"
+    )
     micro_batch: int = Field(default=2, ge=1, description="rollouts a forward pass")
     mini_groups: int | None = Field(
         default=None, ge=1, description="prompts an optimiser step, where a batch is several; null: all of the batch"
@@ -116,6 +158,11 @@ class GrpoConfig(Section):
         """Prompts an optimiser step."""
         return self.mini_groups or self.groups
 
+    @property
+    def group_rows(self) -> int:
+        """Rows that share a baseline: G, in Reagent-U 2G."""
+        return self.num_generations * (2 if self.recipe == "reagent_u" else 1)
+
 
 class TrainingSettings(Section):
     """What training needs of a run's settings, as exported beside its data."""
@@ -125,10 +172,13 @@ class TrainingSettings(Section):
     student: StudentConfig = StudentConfig()
     sft: SftConfig = SftConfig()
     grpo: GrpoConfig = GrpoConfig()
+    judge: JudgeConfig = JudgeConfig()
     sandbox: SandboxConfig = SandboxConfig()
     tools: ToolsConfig = ToolsConfig()
 
     @model_validator(mode="after")
     def _prompts_know_the_tools(self) -> Self:
         check_prompts(self.tools.enabled, self.style, "style")
+        if self.grpo.recipe != "agentv":
+            check_prompts(self.tools.enabled, self.judge.style, "judge.style")
         return self
