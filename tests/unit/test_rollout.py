@@ -10,8 +10,9 @@ from agents.types import ErrorInfo, StopReason, ToolCall, Trajectory, Turn, Verd
 from graphs.state import VerifierContext
 from tools.errors import ModelError, RolloutError
 from train import rollout
+from train.groups import choose_groups, row_of, share_of
 from train.rewards import verdict_reward
-from train.rollout import Group, Prompt, VerifierRollouts, choose_groups, rollout_metrics, share_of, to_row
+from train.rollout import Group, Prompt, VerifierRollouts, rollout_metrics
 
 END = 99
 NAMES = ("tpr", "tnr", "balanced_accuracy")
@@ -48,7 +49,7 @@ def outage() -> Trajectory:
 
 def test_row_masks_what_the_environment_wrote():
     """Prompt 1 2, reply 3 END; environment 7 8; reply 4 END: mask 1 1 0 0 1 1, logprobs 0 on the environment."""
-    row = to_row(trajectory(True, (turn([1, 2], [3, END]), turn([1, 2, 3, END, 7, 8], [4, END]))))
+    row = row_of(trajectory(True, (turn([1, 2], [3, END]), turn([1, 2, 3, END, 7, 8], [4, END]))).turns)
     assert row.prompt_ids == [1, 2]
     assert row.completion_ids == [3, END, 7, 8, 4, END]
     assert row.env_mask == [1, 1, 0, 0, 1, 1]
@@ -57,12 +58,12 @@ def test_row_masks_what_the_environment_wrote():
 
 def test_a_prompt_that_does_not_extend_the_ids_held_is_a_typed_error():
     with pytest.raises(RolloutError, match="does not extend"):
-        to_row(trajectory(True, (turn([1, 2], [3, END]), turn([1, 2, 5, END, 7], [4, END]))))
+        row_of(trajectory(True, (turn([1, 2], [3, END]), turn([1, 2, 5, END, 7], [4, END]))).turns)
 
 
 def test_a_turn_without_ids_is_a_typed_error():
     with pytest.raises(RolloutError, match="no token ids"):
-        to_row(trajectory(True, (Turn(stage="plan", prompt=(), content=""),)))
+        row_of(trajectory(True, (Turn(stage="plan", prompt=(), content=""),)).turns)
 
 
 def test_live_groups_come_first_and_in_order():

@@ -1,0 +1,240 @@
+"""Reagent's rollouts on the refinement graph with a real PolicyChat: rows, masks, what each party is shown, outages."""
+
+from contextlib import asynccontextmanager, nullcontext
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from agents.engine import Completion, Request
+from agents.policy import PolicyChat
+from agents.types import Task
+from graphs.refine_state import RefineContext
+from tests.unit.fakes import FALSE, TRUE, FakeChat, FakePython, script
+from tests.unit.tiny import TEMPLATE, tiny_tokenizer
+from tools.errors import ModelError, RolloutError
+from train import rollout
+from train.judging import Judgement
+from train.pools import Problem
+from train.rollout import ReagentRollouts, verifier_judge
+from train.settings import JudgeConfig
+
+END = 2
+CRITIQUE = "The garden is not a place."
+TOKENIZER = tiny_tokenizer()
+
+
+class Writer:
+    """Stands in for the engine: answers each prompt by a function of its text; keeps what it was sent."""
+
+    def __init__(self, write: Any) -> None:
+        self.write, self.prompts = write, []
+
+    async def generate(self, request: Request) -> Completion:
+        prompt = TOKENIZER.decode(list(request.prompt))
+        self.prompts.append(prompt)
+        text = self.write(prompt, sum(prompt == seen for seen in self.prompts) - 1)
+        if isinstance(text, Exception):
+            raise text
+        ids = [*TOKENIZER(text, add_special_tokens=False)["input_ids"], END]
+        return Completion(tuple(ids), tuple(-0.25 for _ in ids), "stop")
+
+
+def problem(key: str = "a", question: str = "Where is the cat?") -> Problem:
+    return Problem(key, Task(question=question, answer="on the roof", kind="qa"))
+
+
+def by_turns(prompt: str, asked: int) -> Any:
+    """First answers: wrong, then right; every refined answer is right."""
+    if "# Revise" in prompt:
+        return "It was seen there.\nAnswer: on the roof"
+    return "It is outside.\nAnswer: " + ("on the roof" if asked % 2 else "in the garden")
+
+
+class Judge:
+    """Says the same of every answer; scores those that end on the roof 1, others 0; fails where it is told to."""
+
+    def __init__(self, fails: Any = lambda text: False, raises: bool = True) -> None:
+        self.fails, self.raises, self.seen = fails, raises, []
+
+    async def __call__(self, problem: str, turns: Any) -> Judgement | None:
+        self.seen.append((problem, turns[-1].content))
+        if self.fails(turns[-1].content):
+            if self.raises:
+                raise ModelError("the judge is down")
+            return None
+        return Judgement(CRITIQUE, float("roof" in turns[-1].content))
+
+
+def roll(writer: Writer, judge: Any, rows: int = 4, refines: bool = True, **more: Any) -> tuple[dict, dict]:
+    """Return the columns and the metrics of one step on `problems` (default: one)."""
+    problems = more.pop("problems", [problem()])
+    logged: dict[str, float] = {}
+
+    @asynccontextmanager
+    async def open_judge():
+        yield judge
+
+    chat = PolicyChat.model_construct(engine=writer, tokenizer=TOKENIZER, model_id="policy", template=TEMPLATE)
+    policy: Any = SimpleNamespace(chat=chat, refresh=lambda: None, attached=lambda trainer: nullcontext())
+    func = ReagentRollouts(
+        problems,
+        policy,
+        RefineContext(),
+        open_judge,
+        refines=refines,
+        weight=more.pop("weight", 0.5),
+        resample_budget=more.pop("budget", 0),
+        end_token=END,
+        seed=0,
+    )
+    trainer = SimpleNamespace(
+        num_generations=rows, state=SimpleNamespace(global_step=0), _log_metric=lambda k, v: logged.__setitem__(k, v)
+    )
+    return func([p.key for p in problems[: more.pop("wanted", 1)] for _ in range(rows)], trainer), logged
+
+
+def text(ids: list[int]) -> str:
+    return TOKENIZER.decode(ids)
+
+
+def test_a_pool_is_first_answers_then_refined_ones_in_their_order():
+    """G 2, λ 0.5. First: wrong (0 + 0), right (1 + 0.5); refined: right, right (1.5 each)."""
+    writer, judge = Writer(by_turns), Judge()
+    out, logged = roll(writer, judge)
+    assert out["reward"] == [0.0, 1.5, 1.5, 1.5]
+    endings = [text(ids).splitlines()[-1] for ids in out["completion_ids"]]
+    assert endings == [f"Answer: {place}<|im_end|>" for place in ("in the garden", *["on the roof"] * 3)]
+    assert ["in the garden" in text(ids) for ids in out["prompt_ids"]] == [False, False, True, False]
+    assert (logged["rule/first"], logged["rule/refined"], logged["rule/delta"]) == (0.5, 1.0, 0.5)
+    assert logged["pool/dropped"] == 0.0 and logged["advantage/first"] < 0 < logged["advantage/refined"]
+
+
+def test_the_critique_is_context_and_never_a_trained_token():
+    out, _ = roll(Writer(by_turns), Judge())
+    for i, (prompt, completion) in enumerate(zip(out["prompt_ids"], out["completion_ids"], strict=True)):
+        assert (CRITIQUE in text(prompt)) is (i >= 2)
+        assert CRITIQUE not in text(completion)
+    assert out["env_mask"] == [[1] * len(ids) for ids in out["completion_ids"]]
+    assert out["logprobs"] == [[-0.25] * len(ids) for ids in out["completion_ids"]]
+
+
+def test_nobody_is_shown_the_reference_answer():
+    """A policy that never writes it: it stands in no prompt, and the judge is not told."""
+    writer, judge = Writer(lambda prompt, asked: f"Answer: place {asked}"), Judge()
+    roll(writer, judge)
+    assert len(writer.prompts) == 4 and all("roof" not in prompt for prompt in writer.prompts)
+    assert len(judge.seen) == 4 and all("roof" not in part for seen in judge.seen for part in seen)
+
+
+def test_reagent_r_rolls_out_first_answers_and_adds_the_judges_score():
+    writer, judge = Writer(by_turns), Judge()
+    out, logged = roll(writer, judge, rows=4, refines=False)
+    assert out["reward"] == [0.0, 1.5, 0.0, 1.5]
+    assert len(writer.prompts) == len(judge.seen) == 4
+    assert not any("# Revise" in prompt for prompt in writer.prompts) and "rule/refined" not in logged
+
+
+def test_without_weight_the_judge_only_critiques():
+    judge = Judge()
+    out, _ = roll(Writer(by_turns), judge, weight=0.0)
+    assert out["reward"] == [0.0, 1.0, 1.0, 1.0] and len(judge.seen) == 2  # first answers alone
+    judge = Judge()
+    roll(Writer(by_turns), judge, refines=False, weight=0.0)
+    assert judge.seen == []
+
+
+@pytest.mark.parametrize("raises", [True, False])
+def test_an_outage_of_the_judge_drops_rows_and_counts_them(raises):
+    """It fails on wrong answers: the first answer has no score, and what should refine it has no critique."""
+    out, logged = roll(Writer(by_turns), Judge(lambda answer: "garden" in answer, raises), rows=8)
+    assert out["reward"] == [None, 1.5, None, 1.5, None, 1.5, None, 1.5]
+    assert logged["pool/dropped"] == logged["pool/dropped_by_judge"] == 4.0
+    assert [sum(mask) for mask in out["env_mask"]] == [0] * 8  # what is left does not differ: a dead pool
+
+
+def test_a_first_answer_without_critique_still_counts_at_weight_0():
+    out, logged = roll(Writer(by_turns), Judge(lambda answer: "garden" in answer), weight=0.0)
+    assert out["reward"] == [0.0, 1.0, None, 1.0]
+    assert [sum(mask) > 0 for mask in out["env_mask"]] == [True, True, False, True]
+    assert logged["pool/dropped_by_judge"] == 1.0
+
+
+def test_an_outage_of_the_policy_drops_the_pair():
+    def write(prompt: str, asked: int) -> Any:
+        return ModelError("no engine") if asked == 0 and "# Revise" not in prompt else by_turns(prompt, asked)
+
+    out, logged = roll(Writer(write), Judge(), rows=6)
+    assert out["reward"] == [None, 1.5, 0.0, None, 1.5, 1.5]
+    assert (logged["pool/dropped"], logged["pool/dropped_by_judge"]) == (2.0, 0.0)
+    assert [sum(mask) > 0 for mask in out["env_mask"]] == [False, True, True, False, True, True]
+
+
+def test_a_pool_with_fewer_than_two_rewards_is_resampled():
+    """Problem a: the judge is down for all of it. Problem b takes its place; nothing is copied."""
+
+    def write(prompt: str, asked: int) -> str:
+        return f"{by_turns(prompt, asked)} of a" if "dog" in prompt else by_turns(prompt, asked)
+
+    problems = [problem("a", "Where is the dog?"), problem("b")]
+    out, logged = roll(Writer(write), Judge(lambda answer: "of a" in answer), problems=problems, budget=1)
+    assert out["reward"] == [0.0, 1.5, 1.5, 1.5]
+    assert (logged["pool/too_small"], logged["groups/resampled"]) == (1.0, 1.0)
+    assert all("cat" in text(ids) for ids in out["prompt_ids"])
+
+
+def test_when_everything_is_down_training_stops_with_the_reason():
+    with pytest.raises(ModelError, match="all rollouts of step 0 failed \\(no engine\\)"):
+        roll(Writer(lambda prompt, asked: ModelError("no engine")), Judge())
+    with pytest.raises(ModelError, match="the judge is down"):
+        roll(Writer(by_turns), Judge(lambda answer: True))
+
+
+def test_an_empty_or_repeated_revision_is_the_policys_own_doing():
+    """The refined row is what the policy wrote: nothing earns 0, the same answer again what it is worth."""
+    out, _ = roll(Writer(lambda prompt, asked: "" if "# Revise" in prompt else by_turns(prompt, asked)), Judge())
+    assert out["reward"] == [0.0, 1.5, 0.0, 0.0]
+    again = "It is outside.\nAnswer: on the roof"
+    out, _ = roll(Writer(lambda p, asked: again if "# Revise" in p else by_turns(p, asked)), Judge())
+    assert out["reward"] == [0.0, 1.5, 1.5, 1.5]
+
+
+async def test_the_verifier_as_a_judge(monkeypatch):
+    """Both directions say what they found; the score is their joint confidence; a failing one is an outage."""
+    verdicts: dict[str, Any] = {"chat": FakeChat(replies=script(validate="Step 1: wrong.", verdict=FALSE))}
+    monkeypatch.setattr("agents.chat.open_chat", lambda model, base_url: verdicts["chat"])
+
+    @asynccontextmanager
+    async def open_tools():
+        yield {"python": FakePython()}
+
+    turns = [SimpleNamespace(content="<think>zebra</think>1 + 1 = 3\nAnswer: 3")]
+    async with verifier_judge(JudgeConfig(), open_tools) as judge:
+        said = await judge("What is 1 + 1?", turns)  # pyright: ignore[reportArgumentType]
+    assert said is not None and said.score == 0.0
+    assert said.critique.startswith("Forward review: the solution is wrong.") and "Backward review" in said.critique
+    sent = "".join(str(m.content) for messages, _ in verdicts["chat"].sent for m in messages)
+    assert "1 + 1 = 3" in sent and "zebra" not in sent
+    for verdict, wanted in ((TRUE, 1.0), ("no idea", None)):
+        verdicts["chat"] = FakeChat(replies=script(validate="All checks hold.", verdict=verdict))
+        async with verifier_judge(JudgeConfig(), open_tools) as judge:
+            said = await judge("q", turns)  # pyright: ignore[reportArgumentType]
+        assert (said.score if said else None) == wanted
+    verdicts["chat"] = FakeChat(replies=script(validate=ModelError("gone")))
+    with pytest.raises(RolloutError, match="gone"):
+        async with verifier_judge(JudgeConfig(), open_tools) as judge:
+            await judge("q", turns)  # pyright: ignore[reportArgumentType]
+
+
+def test_rewards_are_graded_off_the_event_loop(monkeypatch):
+    import threading
+
+    names = set()
+
+    def graded(task: Task, turns: Any) -> float:
+        names.add(threading.current_thread() is threading.main_thread())
+        return 1.0
+
+    monkeypatch.setattr(rollout, "rule_reward", graded)
+    roll(Writer(by_turns), Judge())
+    assert names == {False}
