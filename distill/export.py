@@ -181,7 +181,7 @@ def problem_rows(run: "Run") -> list[dict[str, Any]]:
             "question": problem.task.question,
             "answer": problem.task.answer,
             "aliases": list(problem.task.aliases),
-            "kind": problem.task.kind,
+            "task_type": problem.task.kind,
             "task_id": problem.task.id,
             "source": problem.task.source,
         }

@@ -105,7 +105,8 @@ def lines(cfg: RunConfig) -> Iterator[str]:
 def _models(cfg: RunConfig) -> Iterator[str]:
     t = cfg.tasks
     yield f"problems: {t.source}: {t.n_harvest:,} harvest, {t.n_grpo:,} GRPO, {t.n_eval:,} held out"
-    for role, section in (("solver", cfg.solver), ("teacher", cfg.teacher)):
+    judged = (("judge", cfg.judge),) if cfg.grpo.recipe != "agentv" and cfg.grpo.steps else ()
+    for role, section in (("solver", cfg.solver), ("teacher", cfg.teacher), *judged):
         yield f"{role}: {section.model}{_told(section.model)} at {section.base_url or _place(section.model)}"
     kind = f"LoRA of rank {cfg.student.lora_rank}" if cfg.student.lora_rank else "all weights"
     yield f"student: {cfg.student.model}{_told(cfg.student.model)}, {kind}, rollouts by {cfg.grpo.engine}"

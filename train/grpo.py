@@ -11,6 +11,7 @@ folder, metrics as JSONL. The rollouts run the graph that harvested the data and
 import os
 import random
 import sys
+from argparse import Namespace
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from agents.types import ROLES
 from tools.base import Tool
 from tools.command_line import guarded
-from tools.errors import DataError
+from tools.errors import ConfigError, DataError
 from train.callbacks import StepHook, be_quiet, last_checkpoint, need_disk, trainer_callback
 from train.engines import InProcess, Policy, Vllm, check_engine
 from train.groups import GroupRollouts
@@ -273,17 +274,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         recipe = train_on_reviews if settings.grpo.recipe == "agentv" else train_on_problems
         start = Path(student_path(settings.student.model))
         job = Job(start, settings.student, settings.grpo, args.out, settings.seed, shown_steps("grpo"))
-        return finish(recipe(args.data, settings, job), args.out)
+        return finish(recipe(args, settings, job), args.out)
 
     return guarded(work)
 
 
-def train_on_reviews(data: str, settings: TrainingSettings, job: Job) -> dict[str, float]:
+def train_on_reviews(args: Namespace, settings: TrainingSettings, job: Job) -> dict[str, float]:
     """Train verifiers on exported prompts; see `train_grpo`."""
     from tools.registry import open_with_sandbox
     from train.launch import read_rows
 
-    rows = read_rows(data, "grpo", ("key", "problem", "solution", "role", "label"))
+    if args.tasks:
+        raise ConfigError("--tasks is for grpo.recipe=reagent_r and reagent_u; verifiers train on exported --data")
+    rows = read_rows(args.data, "grpo", ("key", "problem", "solution", "role", "label"))
     prompts = [Prompt(r["key"], r["problem"], r["solution"], r["role"], r["label"]) for r in rows]
     job.out.mkdir(parents=True, exist_ok=True)
     return train_grpo(

@@ -8,11 +8,13 @@ trained model answers alone: nobody is asked for a judgement afterwards.
 Inputs: problems with reference answers, the model that SFT made, a judge; outputs: as those of `train.grpo`.
 """
 
+from argparse import Namespace
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 
-from agents.types import Task
-from tools.errors import DataError
+from agents.records import read_records, task_of
+from tools.errors import ConfigError, DataError
 from train.engines import Policy
 from train.grpo import Job, train_rollouts
 from train.judging import Judge
@@ -20,7 +22,7 @@ from train.pools import Problem
 from train.rollout import ReagentRollouts, RefineContext, verifier_judge
 from train.settings import GrpoConfig, StudentConfig, TrainingSettings
 
-COLUMNS = ("key", "question", "answer", "aliases", "kind")
+COLUMNS = ("question", "answer", "aliases", "task_type")
 
 
 def train_reagent(
@@ -81,12 +83,11 @@ def answer_context(settings: GrpoConfig, student: StudentConfig, style: str) -> 
     )
 
 
-def train_on_problems(data: str, settings: TrainingSettings, job: Job) -> dict[str, float]:
-    """Train on exported problems with the judge of the settings."""
+def train_on_problems(args: Namespace, settings: TrainingSettings, job: Job) -> dict[str, float]:
+    """Train on exported problems (`--data`) or on those of a file (`--tasks`), with the judge of the settings."""
     from tools.registry import open_with_sandbox
-    from train.launch import read_rows
 
-    problems = [problem_of(row) for row in read_rows(data, "grpo", COLUMNS)]
+    problems = read_problems(args)
     job.out.mkdir(parents=True, exist_ok=True)
 
     def open_tools() -> AbstractAsyncContextManager:
@@ -97,7 +98,21 @@ def train_on_problems(data: str, settings: TrainingSettings, job: Job) -> dict[s
     )
 
 
-def problem_of(row: dict) -> Problem:
-    """Return a problem from a row of exported data."""
-    task = Task(question=row["question"], answer=row["answer"], aliases=tuple(row["aliases"] or ()), kind=row["kind"])
-    return Problem(row["key"], task)
+def read_problems(args: Namespace) -> list[Problem]:
+    """Return the problems that the command line names, each once, in their order.
+
+    Raises:
+        ConfigError: `--tasks` names no file.
+        DataError: there is no such data, or a record is malformed.
+    """
+    from train.launch import read_rows
+
+    if args.tasks:
+        kind, _, where = args.tasks.partition(":")
+        if kind not in ("jsonl", "parquet") or not Path(where).is_file():
+            raise ConfigError(f"--tasks {args.tasks}: no such file; give jsonl:PATH or parquet:PATH")
+        found = read_records(Path(where), parquet=kind == "parquet")
+    else:
+        found = ((f"{args.data}: row {i}", row) for i, row in enumerate(read_rows(args.data, "grpo", COLUMNS), 1))
+    tasks = [task_of(record, spot, args.tasks or args.data) for spot, record in found]
+    return [Problem(task.id, task) for task in {task.id: task for task in tasks}.values()]
