@@ -12,7 +12,7 @@ pytestmark = pytest.mark.integration
 
 @pytest.mark.parametrize(("recipe", "rows"), [("reagent_u", 8), ("reagent_r", 4)])
 def test_a_step_on_problems_of_a_file(tmp_path: Path, recipe: str, rows: int) -> None:
-    """2 problems, G = 2. A random model answers nothing: rewards are all 0, so the judge's scores alone could differ."""
+    """2 problems, G = 2. A random model answers nothing right: the rule reward is 0 throughout."""
     from train import grpo
 
     tokenizer = tiny_tokenizer()

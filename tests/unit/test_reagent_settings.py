@@ -60,7 +60,7 @@ def test_a_judge_at_a_url_has_a_name():
 def test_the_judges_prompts_must_tell_of_the_tools():
     given: dict[str, Any] = {"style": "full", "tools": {"enabled": ["python", "files"], "folder": "/"}}
     TrainingSettings(**given)  # verifiers do not ask the judge
-    with pytest.raises(ValidationError, match="judge.style"):
+    with pytest.raises(ValidationError, match=r"judge\.style"):
         TrainingSettings(**given, grpo=GrpoConfig(recipe="reagent_u"))
     TrainingSettings(**given, grpo=GrpoConfig(recipe="reagent_u"), judge=JudgeConfig(style="full"))
 
@@ -81,7 +81,7 @@ def test_the_plan_names_the_judge_and_counts_both_stages(monkeypatch):
     rollouts = [
         expected_tokens(load_config(None, [f"grpo.recipe={r}"]), CPU).rollouts for r in ("reagent_r", "reagent_u")
     ]
-    assert rollouts[1] == 2 * rollouts[0] > 0
+    assert u == 2 * r > 0
 
 
 def test_a_profile_serves_as_settings_of_the_training():
