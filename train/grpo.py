@@ -2,7 +2,7 @@
 
 `python -m train.grpo` trains on exported data, on several GPUs under `accelerate launch`; `grpo.recipe` names the
 recipe. AgentV-RL: verifiers, reward ±1, clip 0.2/0.28, both roles mixed, dynamic sampling. `train.reagent` has
-Reagent-R and Reagent-U.
+Reagent-R and Reagent-U, `train.own_graph` (`--graph`) a graph of one's own.
 
 Inputs: a pool of prompts (problem, solution, role, label) and the model that SFT made; outputs: the trained model in a
 folder, metrics as JSONL. The rollouts run the graph that harvested the data and that serves the model.
@@ -263,6 +263,7 @@ def vllm_arguments(settings: GrpoConfig, max_length: int) -> dict[str, Any]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `python -m train.grpo`; returns the exit code."""
     from train.launch import finish, load_settings, parse, shown_steps
+    from train.own_graph import train_on_graph
     from train.reagent import train_on_problems
     from train.student import check_student, student_path
 
@@ -272,6 +273,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = load_settings(args)
         check_student(settings.student.model)
         recipe = train_on_reviews if settings.grpo.recipe == "agentv" else train_on_problems
+        recipe = train_on_graph if args.graph else recipe
         start = Path(student_path(settings.student.model))
         job = Job(start, settings.student, settings.grpo, args.out, settings.seed, shown_steps("grpo"))
         return finish(recipe(args, settings, job), args.out)

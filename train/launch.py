@@ -38,11 +38,10 @@ def parse(kind: str, argv: Sequence[str] | None) -> argparse.Namespace:
     given = parser.add_mutually_exclusive_group(required=True)
     given.add_argument("--data", metavar="DIR", help="folder of exported data, or its Hub id")
     if kind == "grpo":
-        given.add_argument(
-            "--tasks",
-            metavar="SOURCE",
-            help="problems with their answers, jsonl:PATH or parquet:PATH, for grpo.recipe=reagent_r and reagent_u",
-        )
+        given.add_argument("--tasks", metavar="SOURCE", help="problems with their answers: jsonl:PATH or parquet:PATH")
+        add("--graph", metavar="MODULE:BUILD", help="a graph of your own, see train/own_graph.py; needs --tasks")
+        add("--reward", metavar="MODULE:FN", help="of a task and the graph's last state")
+        add("--conversations", type=int, default=1, metavar="N", help="of a rollout of --graph, at the most (1)")
     add("--out", required=True, type=Path, metavar="DIR", help="folder of checkpoints, metrics and the model")
     add("--student", metavar="MODEL", help="model to start from: a folder or a Hub id (default: that of the settings)")
     add("--settings", type=Path, metavar="FILE", help=f"settings, or a profile (default: {SETTINGS} beside the data)")

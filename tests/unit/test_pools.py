@@ -127,10 +127,12 @@ def test_what_refining_gains_and_loses_is_told_apart():
     """0 to 1, 1 to 0, 0 to 1, 1 to 1: delta 0.25, gained 0.5, lost 0.25."""
     first = tuple(answer(rule, 0) for rule in (0, 1, 0, 1))
     refined = tuple(answer(rule, 0) for rule in (1, 0, 1, 1))
-    m = pool_metrics([Pool(Problem("k", Task(question="q")), first, refined)], [])
+    pools = [Pool(Problem("k", Task(question="q")), first, refined)]
+    m = pool_metrics(pools, pools)
     assert (m["rule/delta"], m["rule/gained"], m["rule/lost"]) == (0.25, 0.5, 0.25)
 
 
 def test_reagent_r_has_no_second_stage_in_its_metrics():
-    m = pool_metrics([Pool(Problem("k", Task(question="q")), (answer(0, 0), answer(1, 0)))], [])
+    pools = [Pool(Problem("k", Task(question="q")), (answer(0, 0), answer(1, 0)))]
+    m = pool_metrics(pools, pools)
     assert m["rule/first"] == 0.5 and not {"rule/refined", "rule/delta", "advantage/first"} & m.keys()

@@ -6,12 +6,10 @@ from typing import Any
 
 import pytest
 
-from agents.engine import Completion, Request
-from agents.policy import PolicyChat
 from agents.types import Task
 from graphs.refine_state import RefineContext
 from tests.unit.fakes import FALSE, TRUE, FakeChat, FakePython, script
-from tests.unit.tiny import TEMPLATE, tiny_tokenizer
+from tests.unit.writing import END, Writer, policy_chat, text
 from tools.errors import ModelError, RolloutError
 from train import rollout
 from train.judging import Judgement
@@ -19,25 +17,7 @@ from train.pools import Problem
 from train.rollout import ReagentRollouts, verifier_judge
 from train.settings import JudgeConfig
 
-END = 2
 CRITIQUE = "The garden is not a place."
-TOKENIZER = tiny_tokenizer()
-
-
-class Writer:
-    """Stands in for the engine: answers each prompt by a function of its text; keeps what it was sent."""
-
-    def __init__(self, write: Any) -> None:
-        self.write, self.prompts = write, []
-
-    async def generate(self, request: Request) -> Completion:
-        prompt = TOKENIZER.decode(list(request.prompt))
-        self.prompts.append(prompt)
-        text = self.write(prompt, sum(prompt == seen for seen in self.prompts) - 1)
-        if isinstance(text, Exception):
-            raise text
-        ids = [*TOKENIZER(text, add_special_tokens=False)["input_ids"], END]
-        return Completion(tuple(ids), tuple(-0.25 for _ in ids), "stop")
 
 
 def problem(key: str = "a", question: str = "Where is the cat?") -> Problem:
@@ -75,8 +55,9 @@ def roll(writer: Writer, judge: Any, rows: int = 4, refines: bool = True, **more
     async def open_judge():
         yield judge
 
-    chat = PolicyChat.model_construct(engine=writer, tokenizer=TOKENIZER, model_id="policy", template=TEMPLATE)
-    policy: Any = SimpleNamespace(chat=chat, refresh=lambda: None, attached=lambda trainer: nullcontext())
+    policy: Any = SimpleNamespace(
+        chat=policy_chat(writer), refresh=lambda: None, attached=lambda trainer: nullcontext()
+    )
     func = ReagentRollouts(
         problems,
         policy,
@@ -92,10 +73,6 @@ def roll(writer: Writer, judge: Any, rows: int = 4, refines: bool = True, **more
         num_generations=rows, state=SimpleNamespace(global_step=0), _log_metric=lambda k, v: logged.__setitem__(k, v)
     )
     return func([p.key for p in problems[: more.pop("wanted", 1)] for _ in range(rows)], trainer), logged
-
-
-def text(ids: list[int]) -> str:
-    return TOKENIZER.decode(ids)
 
 
 def test_a_pool_is_first_answers_then_refined_ones_in_their_order():

@@ -78,9 +78,7 @@ def test_the_plan_names_the_judge_and_counts_both_stages(monkeypatch):
     monkeypatch.setattr("distill.missing._answers", lambda host, port: False)
     told = "\n".join(lines(load_config("reagent_8b")))
     assert "judge: Qwen/Qwen3-32B" in told and "judge.base_url: an endpoint that serves Qwen/Qwen3-32B" in told
-    rollouts = [
-        expected_tokens(load_config(None, [f"grpo.recipe={r}"]), CPU).rollouts for r in ("reagent_r", "reagent_u")
-    ]
+    r, u = (expected_tokens(load_config(None, [f"grpo.recipe=reagent_{v}"]), CPU).rollouts for v in "ru")
     assert u == 2 * r > 0
 
 
