@@ -8,8 +8,9 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
+from agents.store import Store
 from distill.config import load_config
-from distill.export import export
+from distill.export import export, open_run
 from distill.plan import CPU, expected_tokens, lines
 from tests.unit.made_run import make_run
 from tools.errors import ConfigError, DataError
@@ -143,6 +144,26 @@ def student(tmp_path: Path) -> Path:
     folder.mkdir(exist_ok=True)
     (folder / "config.json").write_text("{}")
     return folder
+
+
+def test_a_run_gives_its_problems_to_the_recipe(tmp_path, monkeypatch):
+    """Not the teacher's pairs; those of a named benchmark are left out."""
+    given: dict[str, Any] = {}
+
+    def train(problems: Any, job: Any, **more: Any) -> dict[str, float]:
+        given.update(more, problems=problems, job=job)
+        return {"prompts": len(problems), "steps": 1}
+
+    monkeypatch.setattr(reagent, "train_reagent", train)
+    folder = made_run(tmp_path)
+    with Store(folder / "store.sqlite") as store:
+        run = open_run(folder, store)
+        assert run.grpo(tmp_path / "start") == folder / "grpo" / "model"
+        assert [p.task for p in given["problems"]] == run.parts["grpo"] and len(given["problems"]) == 2
+        job = given["job"]
+        assert (job.start, job.out, given["style"]) == (tmp_path / "start", folder / "grpo", "compact")
+        run.benchmarks = {"held": [run.parts["grpo"][0].question]}
+        assert [p.task for p in run.problems()] == run.parts["grpo"][1:]
 
 
 def test_problems_that_no_rule_can_grade_are_refused():

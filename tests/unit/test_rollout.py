@@ -185,6 +185,19 @@ def test_an_outage_is_masked_and_has_no_reward(monkeypatch):
     assert logged["rollouts/outages"] == 1.0
 
 
+def test_a_rollout_that_ran_out_of_time_before_its_first_reply_is_silent(monkeypatch):
+    """It has no tokens to train on; its reward, the policy's own doing, still counts in the group."""
+    timed_out = trajectory(None, ())
+    monkeypatch.setattr(FakeGraph, "ainvoke", lambda self, state, context: given(state, timed_out))
+    out, _, _ = roll(monkeypatch, {"a": [None, True]}, ["a"], budget=0)
+    assert out["reward"] == [-1.0, 1.0]
+    assert [sum(mask) for mask in out["env_mask"]] == [0, 2]
+
+
+async def given(state, timed_out):
+    return {"trajectory": timed_out if state["trajectory_id"].endswith("/0") else trajectory(True)}
+
+
 def test_when_everything_is_down_training_stops_with_one_line(monkeypatch):
     with pytest.raises(ModelError, match="all rollouts of step 0 failed \\(gone\\)"):
         roll(monkeypatch, {"a": ["down", "down"]}, ["a"], budget=0)
