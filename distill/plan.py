@@ -134,6 +134,8 @@ def _memory(cfg: RunConfig, shape: Shape, by: Assumptions) -> Iterator[str]:
                 yield f"  more than {by.device} holds: shard it over {devices} or more (train/accelerate/fsdp.yaml)"
             else:
                 yield f"  the activations alone are more than {by.device} holds: lower student.max_length"
+    if cfg.grpo.loss.beta and cfg.grpo.steps and not student.lora_rank:  # with adapters it is the model without them
+        yield f"memory, reference model of the KL term (grpo.loss.beta): weights {gib(4 * shape.parameters)}"
     conversation = shape.kv_bytes * student.max_length
     yield (
         f"memory, rollouts: weights {gib(2 * shape.parameters)} in bf16, keys and values {shape.kv_bytes / 1024:.0f} "

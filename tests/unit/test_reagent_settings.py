@@ -79,6 +79,8 @@ def test_the_plan_names_the_judge_and_counts_both_stages(monkeypatch):
     monkeypatch.setattr("distill.missing._answers", lambda host, port: False)
     told = "\n".join(lines(load_config("reagent_8b")))
     assert "judge: Qwen/Qwen3-32B" in told and "judge.base_url: an endpoint that serves Qwen/Qwen3-32B" in told
+    assert "memory, reference model of the KL term (grpo.loss.beta): weights 30.5 GiB" in told  # 4 x 8.19e9 bytes
+    assert "reference model" not in "\n".join(lines(load_config()))
     r, u = (expected_tokens(load_config(None, [f"grpo.recipe=reagent_{v}"]), CPU).rollouts for v in "ru")
     assert u == 2 * r > 0
 
