@@ -50,7 +50,7 @@ class Recorder(BaseChatModel):
     """The policy as a graph sees it: sorts calls into conversations, and keeps the turns of each."""
 
     chat: InstanceOf[BaseChatModel]
-    name: str
+    session: str
     max_tokens: int
     temperature: float
     _held: list[list[dict[str, str]]] = PrivateAttr(default_factory=list)
@@ -92,7 +92,7 @@ class Recorder(BaseChatModel):
         try:
             reply = await self.chat.ainvoke(
                 messages,
-                session=f"{self.name}:{place}",
+                session=f"{self.session}:{place}",
                 stage="own",
                 max_tokens=self.max_tokens,
                 temperature=self.temperature,
@@ -196,7 +196,7 @@ class OwnRollouts(GroupRollouts[Problem, OwnGroup]):
 
     async def _course(self, problem: Problem, name: str) -> Course:
         max_tokens, temperature = self.limits
-        chat = Recorder(chat=self.policy.chat, name=name, max_tokens=max_tokens, temperature=temperature)
+        chat = Recorder(chat=self.policy.chat, session=name, max_tokens=max_tokens, temperature=temperature)
         try:
             state = await self.graph.ainvoke({"problem": problem.task.question}, context={"chat": chat})
         except RolloutError as error:

@@ -97,7 +97,7 @@ def test_rows_beyond_a_rollouts_conversations_are_empty():
 
 
 async def test_replies_that_the_policy_did_not_write_are_refused():
-    chat = Recorder(chat=policy_chat(Writer(lambda prompt, asked: "yes")), name="n", max_tokens=8, temperature=0.0)
+    chat = Recorder(chat=policy_chat(Writer(lambda prompt, asked: "yes")), session="n", max_tokens=8, temperature=0.0)
     asked = [HumanMessage("a")]
     reply = await chat.ainvoke(asked)
     for edited in (

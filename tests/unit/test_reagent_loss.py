@@ -51,18 +51,21 @@ OLD = torch.full((4, 2), -1.0)
 class HandMade(DirectGRPOTrainer):
     """TRL's trainer without a model: the log-probabilities are a leaf of the graph."""
 
+    logps: Tensor
+
     def __init__(self, loss_type: str, beta: float = 0.1) -> None:
         """Set what TRL's loss and grouping read."""
-        self.logps = (OLD + RATIOS.log()).requires_grad_()
-        self.loss_type, self.beta = loss_type, beta
-        self.epsilon_low, self.epsilon_high = 0.2, 0.34
-        self.top_entropy_quantile, self.off_policy_mask_threshold = 1.0, None
-        self.importance_sampling_level = "token"
-        self.use_vllm, self.vllm_importance_sampling_correction = False, False
-        self._entropy_bonus_enabled, self.aux_loss_enabled = False, False
-        self.current_gradient_accumulation_steps = 1
-        self.model = SimpleNamespace(training=True, is_gradient_checkpointing=False)
-        self.args: Any = SimpleNamespace(
+        own: Any = self
+        own.logps = (OLD + RATIOS.log()).requires_grad_()
+        own.loss_type, own.beta = loss_type, beta
+        own.epsilon_low, own.epsilon_high = 0.2, 0.34
+        own.top_entropy_quantile, own.off_policy_mask_threshold = 1.0, None
+        own.importance_sampling_level = "token"
+        own.use_vllm, own.vllm_importance_sampling_correction = False, False
+        own._entropy_bonus_enabled, own.aux_loss_enabled = False, False
+        own.current_gradient_accumulation_steps = 1
+        own.model = SimpleNamespace(training=True, is_gradient_checkpointing=False)
+        own.args = SimpleNamespace(
             delta=None,
             use_bias_correction_kl=False,
             steps_per_generation=1,
@@ -71,7 +74,7 @@ class HandMade(DirectGRPOTrainer):
             gradient_checkpointing_kwargs=None,
             report_to=[],
         )
-        self.accelerator: Any = SimpleNamespace(
+        own.accelerator = SimpleNamespace(
             num_processes=1,
             process_index=0,
             is_main_process=True,
@@ -79,7 +82,7 @@ class HandMade(DirectGRPOTrainer):
             gather=lambda tensor: tensor,
             reduce=lambda tensor, reduction: tensor,
         )
-        self._metrics = {"train": defaultdict(list)}
+        own._metrics = {"train": defaultdict(list)}
 
     def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor, None]:
         return self.logps, torch.zeros(4, 2), None
