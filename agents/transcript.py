@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from agents.protocol import CALL_OPEN, format_observation, format_tool_call
+from agents.protocol import CALL_OPEN, format_observation, format_tool_call, strip_thoughts
 from agents.types import Turn
 
 FLOOR = 200  # characters to which a part is cut before whole parts are left out
@@ -51,6 +51,11 @@ def parts_of(turns: Sequence[Turn]) -> list[Part]:
                 kind = "Observation" if message.role == "tool" else "Message"
                 parts.append(Part(f"{kind} {number}", _defused(message.content)))
     return parts
+
+
+def final_text(turns: Sequence[Turn]) -> str:
+    """Return the text of the last turn, without thoughts: where an agent's answer stands."""
+    return strip_thoughts(turns[-1].content).strip()
 
 
 def _said(turn: Turn) -> str:

@@ -45,7 +45,7 @@ class StopReason(StrEnum):
 
 
 class Candidate(Frozen):
-    """A proposed solution. `correct` is the label (ground truth, never shown), `answer` the final answer as extracted."""
+    """A proposed solution. `correct` is the label (ground truth, never shown), `answer` the final one as extracted."""
 
     task_id: str
     index: int = Field(ge=0)

@@ -39,6 +39,11 @@ trainer = SFTTrainer(
 One row a prompt. `prompt` holds the messages that open a rollout; `role` is the verifier asked; `label` says whether
 `solution` is right and is for the reward alone: it stands in no message.
 """,
+    "problems": """## `grpo`
+
+One row a problem. `prompt` holds the messages that ask for an answer; `answer`, `aliases` and `task_type` are for the
+reward alone: they stand in no message.
+""",
 }
 
 
@@ -54,7 +59,8 @@ class Contents:
 def card(cfg: RunConfig, contents: Contents) -> str:
     """Return the text of README.md."""
     head = yaml.safe_dump(_header(cfg, contents), sort_keys=False, allow_unicode=True)
-    texts = [TEXTS[kind].replace("{max_length}", str(cfg.student.max_length)) for kind in contents.rows]
+    shown = ["problems" if kind == "grpo" and cfg.grpo.on_problems else kind for kind in contents.rows]
+    texts = [TEXTS[kind].replace("{max_length}", str(cfg.student.max_length)) for kind in shown]
     counts = ", ".join(f"{n:,} rows in `{kind}`" for kind, n in contents.rows.items())
     body = [f"# {cfg.name}\n\nMade by Retort (`python -m distill.export`): {counts}.\n", *texts, _made(cfg, contents)]
     if contents.funnel is not None:

@@ -142,9 +142,13 @@ def sft_row(row: "Row") -> dict[str, Any]:
 def grpo_rows(run: "Run") -> list[dict[str, Any]]:
     """Return the prompts of GRPO: the messages that open a rollout, and, for the reward, the label.
 
-    The label is in no message: it says whether the solution is right.
+    The label is in no message: it says whether the solution is right. Reagent's recipes are given problems: see
+    `problem_rows`.
     """
     from agents.protocol import wire_messages
+
+    if run.cfg.grpo.on_problems:
+        return problem_rows(run)
 
     by_key = {row.trajectory.key: row for row in run.teacher_rows}
     rows = []
@@ -167,6 +171,26 @@ def grpo_rows(run: "Run") -> list[dict[str, Any]]:
     return rows
 
 
+def problem_rows(run: "Run") -> list[dict[str, Any]]:
+    """Return the problems of Reagent's GRPO: the messages that ask for an answer and, for the reward, the reference."""
+    from agents.plain_roles import render_solver
+    from agents.protocol import wire_messages
+
+    return [
+        {
+            "key": problem.key,
+            "prompt": wire_messages(render_solver(problem.task.question)),
+            "question": problem.task.question,
+            "answer": problem.task.answer,
+            "aliases": list(problem.task.aliases),
+            "task_type": problem.task.kind,
+            "task_id": problem.task.id,
+            "source": problem.task.source,
+        }
+        for problem in run.problems()
+    ]
+
+
 def write_rows(rows: list[dict[str, Any]], folder: Path) -> None:
     """Write rows as the one parquet file of a folder."""
     from datasets import Dataset, disable_progress_bars
@@ -187,6 +211,7 @@ def _settings(run: "Run") -> str:
         student=cfg.student,
         sft=cfg.sft,
         grpo=cfg.grpo,
+        judge=cfg.judge,
         sandbox=cfg.sandbox,
         tools=cfg.tools,
     )

@@ -20,7 +20,7 @@ from distill.select import (
     filters_with,
     select,
 )
-from train.rollout import Prompt
+from train.reviews import Prompt
 
 
 def on_the_right_side(row: Row, by: Selection) -> bool:

@@ -24,7 +24,7 @@ from agents.types import Task
 from distill.contexts import verifier_context
 from distill.harvest import harvest, teacher_context
 from distill.sections import RunConfig
-from distill.select import Selected, select, to_examples, without
+from distill.select import Selected, select, to_examples, uncontaminated, without
 from eval.checkers import grade
 from graphs import teacher as engine
 from tools import registry
@@ -36,7 +36,8 @@ from tools.whole import write_whole
 NOTE_SECONDS = 10.0  # between two notes of a running stage's time: as much as a kill can lose
 
 if TYPE_CHECKING:
-    from train.rollout import Prompt
+    from train.pools import Problem
+    from train.reviews import Prompt
 
 
 def open_tools(cfg: RunConfig) -> AbstractAsyncContextManager[dict[str, Tool]]:
@@ -142,7 +143,7 @@ class Run:
     # --- stages -------------------------------------------------------------------------------------------------------
 
     def harvest(self) -> None:
-        """Sample candidates and let the teacher verify those of the harvest and GRPO problems."""
+        """Sample candidates and let the teacher verify those of the harvest problems, and GRPO's for its verifiers."""
         self.store.hold_out(t.id for t in self.parts["eval"])
         if self.done("harvest"):
             return
@@ -155,9 +156,9 @@ class Run:
         async with open_tools(self.cfg) as tools:
             kinds = {"solver": self._solver(), "teacher": self._teacher(), "tools": tools, "label": label_task}
             await self._sample_held_out(**kinds)
-            return await harvest(
-                [*self.parts["harvest"], *self.parts["grpo"]], self.store, self.cfg, progress=progress, **kinds
-            )
+            reviewed = ("harvest",) if self.cfg.grpo.on_problems else ("harvest", "grpo")
+            tasks = [task for part in reviewed for task in self.parts[part]]
+            return await harvest(tasks, self.store, self.cfg, progress=progress, **kinds)
 
     async def _sample_held_out(self, **kinds: Any) -> None:
         """Sample and label the candidates of the held-out problems; only the models to be measured verify them."""
@@ -231,30 +232,33 @@ class Run:
         if self.cfg.grpo.steps == 0:
             return start
         from train.grpo import train_grpo
+        from train.recipes import Around, Job
 
         out = self.dir / "grpo"
         if not self.done("grpo") and not is_trained(out):
-            prompts = self.prompts()
+            prompts = self.problems() if self.cfg.grpo.on_problems else self.prompts()
+            context = verifier_context(self.cfg, self.cfg.grpo)
             with self.stage("grpo") as entry, Progress("grpo", 0, "steps") as progress:
                 out.mkdir(exist_ok=True)
-                entry["report"] = train_grpo(
-                    prompts,
-                    start=start,
-                    student=self.cfg.student,
-                    settings=self.cfg.grpo,
-                    context=verifier_context(self.cfg, self.cfg.grpo),
-                    open_tools=lambda: open_tools(self.cfg),
-                    out=out,
-                    seed=self.cfg.seed,
-                    on_step=progress.at,
-                )
+                job = Job(start, self.cfg.student, self.cfg.grpo, out, self.cfg.seed, progress.at)
+                around = Around(context, lambda: open_tools(self.cfg), self.cfg.judge)
+                entry["report"] = train_grpo(prompts, around, job)
             self._clean_up(out)
         return out / "model"
 
+    def problems(self) -> "list[Problem]":
+        """Return what Reagent's recipes roll out on: problems that a rule can grade, of no named benchmark."""
+        from train.pools import Problem
+
+        benchmarks = [q for found in self.benchmarks.values() for q in found]
+        tasks = [t for t in self.parts["grpo"] if t.answer is not None and t.kind != "program"]
+        clean = uncontaminated(tasks, benchmarks, self.cfg.select)
+        return [Problem(task.id, task) for task in clean][: self.cfg.select.max_prompts]
+
     def prompts(self) -> "list[Prompt]":
         """Return what GRPO rolls out on: no problem of a named benchmark, `select.max_prompts` at the most."""
-        from train.grpo import mix_roles
-        from train.rollout import Prompt
+        from train.recipes import mix_roles
+        from train.reviews import Prompt
 
         ids, cfg = {t.id for t in self.parts["grpo"]}, self.cfg
         rows = [r for r in self.teacher_rows if r.task.id in ids and _teaches(r, cfg.grpo.only_decidable)]

@@ -53,7 +53,7 @@ def expected_tokens(cfg: RunConfig, by: Assumptions) -> Tokens:
 
     Trajectories: problems x k x roles x samples. SFT: accepted ones up to `select.max_examples`, or the examples of
     `sft.max_steps`, each prompt and review, times epochs. Rollouts: batches x groups x (1 + half the resampling budget)
-    x G; GRPO trains on the step's own.
+    x G (2G in Reagent-U); GRPO trains on the step's own.
     """
     t, k, roles = cfg.tasks, cfg.solver.k, len(ROLES)
     problems = t.n_harvest + t.n_grpo
@@ -63,7 +63,7 @@ def expected_tokens(cfg: RunConfig, by: Assumptions) -> Tokens:
     if cfg.sft.max_steps is not None:
         examples = cfg.sft.max_steps * cfg.sft.batch
     batches = cfg.grpo.steps * cfg.grpo.update_groups / cfg.grpo.groups
-    rows = batches * cfg.grpo.groups * cfg.grpo.num_generations
+    rows = batches * cfg.grpo.groups * cfg.grpo.group_rows
     stages = 2 + (cfg.grpo.steps > 0)
     return Tokens(
         solver=solutions * by.candidate,
@@ -105,7 +105,8 @@ def lines(cfg: RunConfig) -> Iterator[str]:
 def _models(cfg: RunConfig) -> Iterator[str]:
     t = cfg.tasks
     yield f"problems: {t.source}: {t.n_harvest:,} harvest, {t.n_grpo:,} GRPO, {t.n_eval:,} held out"
-    for role, section in (("solver", cfg.solver), ("teacher", cfg.teacher)):
+    judged = (("judge", cfg.judge),) if cfg.grpo.on_problems and cfg.grpo.steps else ()
+    for role, section in (("solver", cfg.solver), ("teacher", cfg.teacher), *judged):
         yield f"{role}: {section.model}{_told(section.model)} at {section.base_url or _place(section.model)}"
     kind = f"LoRA of rank {cfg.student.lora_rank}" if cfg.student.lora_rank else "all weights"
     yield f"student: {cfg.student.model}{_told(cfg.student.model)}, {kind}, rollouts by {cfg.grpo.engine}"
@@ -133,6 +134,8 @@ def _memory(cfg: RunConfig, shape: Shape, by: Assumptions) -> Iterator[str]:
                 yield f"  more than {by.device} holds: shard it over {devices} or more (train/accelerate/fsdp.yaml)"
             else:
                 yield f"  the activations alone are more than {by.device} holds: lower student.max_length"
+    if cfg.grpo.loss.beta and cfg.grpo.steps and not student.lora_rank:  # with adapters it is the model without them
+        yield f"memory, reference model of the KL term (grpo.loss.beta): weights {gib(4 * shape.parameters)}"
     conversation = shape.kv_bytes * student.max_length
     yield (
         f"memory, rollouts: weights {gib(2 * shape.parameters)} in bf16, keys and values {shape.kv_bytes / 1024:.0f} "

@@ -25,8 +25,7 @@ if TYPE_CHECKING:
 
 EPILOG = """Problems are split: the teacher judges the solutions of a share of them for SFT; the labelled solutions of
 the others are prompts of GRPO. Kept for SFT are judgements in the right form at the first try whose score is on the
-right side of the outcome and whose critique gives no answer away, as many of right as of wrong solutions in each
-problem.
+right side of the outcome and whose critique gives no answer away, as many of right as of wrong solutions.
 Then: python -m train.sft --data DIR --out runs/judge/sft
       python -m train.grpo --data DIR --student runs/judge/sft/model --out runs/judge/grpo"""
 
@@ -146,11 +145,11 @@ def merged(files: Sequence[Path]) -> "list[Problem]":
 
 def clean(problems: "Sequence[Problem]", held_out: Sequence[Path], cfg: Any) -> "list[Problem]":
     """Return the problems that do not stand in those of the held-out files."""
-    from distill.select import clean_tasks
+    from distill.select import uncontaminated
     from eval.candidates import load_problems
 
     questions = [problem.task.question for file in held_out for problem in load_problems(file).problems]
-    kept = clean_tasks((problem.task for problem in problems), questions, cfg)
+    kept = {task.id for task in uncontaminated((problem.task for problem in problems), questions, cfg)}
     return [problem for problem in problems if problem.task.id in kept]
 
 

@@ -107,7 +107,8 @@ def _reach(cfg: "RunConfig") -> None:
     from tools.sandbox.factory import try_hosted
 
     run_async(try_tools(cfg))
-    for section in (cfg.solver, cfg.teacher):
+    judged = cfg.grpo.on_problems and cfg.grpo.steps > 0
+    for section in (cfg.solver, cfg.teacher, *((cfg.judge,) if judged else ())):
         chat = open_chat(section.model, section.base_url)
         if isinstance(chat, EndpointChat):
             run_async(chat.check())

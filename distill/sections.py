@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from tools.registry import ToolsConfig, check_prompts
 from tools.sandbox.settings import SandboxConfig
 from tools.settings import OPERATIONAL, Rate, Section
-from train.settings import GrpoConfig, SftConfig, StudentConfig
+from train.settings import GrpoConfig, JudgeConfig, SftConfig, StudentConfig
 
 
 def _join_urls(value: object) -> object:
@@ -177,11 +177,18 @@ class RunConfig(Section):
     student: StudentConfig = StudentConfig()
     sft: SftConfig = SftConfig()
     grpo: GrpoConfig = GrpoConfig()
+    judge: JudgeConfig = JudgeConfig()
     eval: EvalConfig = EvalConfig()
 
     @model_validator(mode="after")
     def _prompts_know_the_tools(self) -> Self:
         check_prompts(self.tools.enabled, self.teacher.style, "teacher.style")
+        return self
+
+    @model_validator(mode="after")
+    def _has_prompts_for_the_recipe(self) -> Self:
+        if self.grpo.recipe == "rrm" and self.grpo.steps:
+            raise ValueError("grpo.recipe=rrm trains on data of python -m distill.rrm: see python -m train.grpo --help")
         return self
 
     @property

@@ -101,20 +101,16 @@ def without(rows: Sequence[Row], questions: Iterable[str], cfg: SelectConfig) ->
 
     A share, not a single n-gram: problems of one template have their phrases in common without giving anything away.
     """
-    clean = clean_tasks((row.task for row in rows), questions, cfg)
+    clean = {t.id for t in uncontaminated({row.task.id: row.task for row in rows}.values(), questions, cfg)}
     return [row for row in rows if row.task.id in clean]
 
 
-def clean_tasks(tasks: Iterable[Task], questions: Iterable[str], cfg: SelectConfig) -> set[str]:
-    """Return the ids of the problems that do not stand in the questions (see `without`)."""
+def uncontaminated(tasks: Iterable[Task], questions: Iterable[str], cfg: SelectConfig) -> list[Task]:
+    """Return the tasks of which no such share stands in the questions."""
     n = cfg.decontaminate_ngram
     seen: set[tuple[str, ...]] = set().union(*(ngrams(question, n) for question in questions))
-    clean: dict[str, bool] = {}
-    for task in tasks:
-        if task.id not in clean:
-            own = ngrams(task.question, n)
-            clean[task.id] = len(own & seen) < cfg.decontaminate_share * len(own)
-    return {name for name, is_clean in clean.items() if is_clean}
+    grams = [(task, ngrams(task.question, n)) for task in tasks]
+    return [task for task, own in grams if len(own & seen) < cfg.decontaminate_share * len(own)]
 
 
 def filters_with(benchmarks: Mapping[str, Sequence[str]]) -> dict[str, Filter]:

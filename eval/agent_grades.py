@@ -7,6 +7,7 @@ graded: a trajectory that an outage ended has no reward.
 from agents.final_answer import answer_of
 from agents.types import StopReason, Task, Trajectory
 from eval.checkers import Grade, grade_answer
+from graphs.react_state import ReactOutput
 
 
 def grade_trajectory(task: Task, trajectory: Trajectory) -> Grade | None:
@@ -27,10 +28,11 @@ def grade_trajectory(task: Task, trajectory: Trajectory) -> Grade | None:
     return grade_answer(task, answer_of(trajectory))
 
 
-def rule_reward(task: Task, trajectory: Trajectory) -> float | None:
-    """Return R_rule: 1 for a right final answer, 0 for a wrong one or none, None where it cannot be told.
+def reward(task: Task, state: ReactOutput) -> float | None:
+    """Return R_rule of an agent: 1 for a right final answer, 0 for a wrong one or none, None where it cannot be told.
 
-    It cannot be told after an outage, for a program, and without a reference answer. Otherwise as `grade_trajectory`.
+    It cannot be told after an outage, for a program, and without a reference answer. Made for training on the agent's
+    own graph: `train.grpo --graph graphs.react:build_react --reward eval.agent_grades:reward`.
     """
-    grade = grade_trajectory(task, trajectory)
+    grade = grade_trajectory(task, state["trajectory"])
     return float(grade.correct) if grade is not None and grade.correct is not None else None

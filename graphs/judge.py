@@ -22,9 +22,9 @@ from agents.judgements import parse_judgement
 from agents.plain_roles import render_judge, render_repair
 from agents.protocol import ParseFailure, to_langchain
 from agents.redaction import withhold_answers
-from agents.transcript import parts_of, transcript
+from agents.transcript import final_text, parts_of, transcript
 from agents.types import ErrorInfo, Judgement, Message, StopReason, Trajectory, Turn
-from graphs.judge_state import JudgeContext, JudgeInput, JudgeOutput, JudgeState, final_text, judged_turns
+from graphs.judge_state import JudgeContext, JudgeInput, JudgeOutput, JudgeState, judged_turns
 from graphs.opened import chat_of
 from graphs.turns import make_turn, tokens_held, unanswered, within
 from tools.errors import ParseError

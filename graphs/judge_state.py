@@ -12,7 +12,7 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from agents.plain_roles import judge_version
-from agents.protocol import ParseFailure, strip_thoughts
+from agents.protocol import ParseFailure
 from agents.types import ErrorInfo, Judgement, StopReason, Trajectory, Turn, content_id
 from graphs.state import ModelContext, record_turn
 from tools.errors import DataError
@@ -95,8 +95,3 @@ def judged_turns(state: JudgeState) -> list[Turn]:
     if "solution" not in state:
         raise DataError("judge: there is nothing to judge; give `turns` or `solution`")
     return [Turn(stage="solve", prompt=(), content=state["solution"])]
-
-
-def final_text(turns: Sequence[Turn]) -> str:
-    """Return the text of the last turn, without thoughts: where an agent's answer stands."""
-    return strip_thoughts(turns[-1].content).strip()

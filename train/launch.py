@@ -19,8 +19,12 @@ from train.callbacks import StepHook, is_main_process
 from train.settings import TrainingSettings
 
 SETTINGS = "settings.yaml"
+OF_A_RUN = ("name", "out", "tasks", "solver", "teacher", "select", "eval")  # what a run's profile has besides
 REPORT = "trained.json"  # written last: the model beside it is whole
-SHOWN = ("sft/loss", "reward/mean", "verdict/balanced_accuracy", "importance/tokens_masked")
+SHOWN = (
+    *("sft/loss", "reward/mean", "verdict/balanced_accuracy", "rule/first", "rule/refined"),
+    "importance/tokens_masked",
+)
 
 
 def parse(kind: str, argv: Sequence[str] | None) -> argparse.Namespace:
@@ -31,10 +35,16 @@ def parse(kind: str, argv: Sequence[str] | None) -> argparse.Namespace:
         epilog=f"On several GPUs: accelerate launch --config_file train/accelerate/fsdp.yaml -m train.{kind} …",
     )
     add = parser.add_argument
-    add("--data", required=True, metavar="DIR", help="folder of exported data, or its Hub id")
+    given = parser.add_mutually_exclusive_group(required=True)
+    given.add_argument("--data", metavar="DIR", help="folder of exported data, or its Hub id")
+    if kind == "grpo":
+        given.add_argument("--tasks", metavar="SOURCE", help="problems with their answers: jsonl:PATH or parquet:PATH")
+        add("--graph", metavar="MODULE:BUILD", help="a graph of your own, see train/own_graph.py; needs --tasks")
+        add("--reward", metavar="MODULE:FN", help="of a task and the graph's last state")
+        add("--conversations", type=int, default=1, metavar="N", help="of a rollout of --graph, at the most (1)")
     add("--out", required=True, type=Path, metavar="DIR", help="folder of checkpoints, metrics and the model")
     add("--student", metavar="MODEL", help="model to start from: a folder or a Hub id (default: that of the settings)")
-    add("--settings", type=Path, metavar="FILE", help=f"settings (default: {SETTINGS} beside the data)")
+    add("--settings", type=Path, metavar="FILE", help=f"settings, or a profile (default: {SETTINGS} beside the data)")
     add("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="such as sft.lr=1e-5 grpo.steps=9")
     return parser.parse_args(argv)
 
@@ -42,16 +52,19 @@ def parse(kind: str, argv: Sequence[str] | None) -> argparse.Namespace:
 def load_settings(args: argparse.Namespace) -> TrainingSettings:
     """Return the settings: defaults, then the file, then `--set`, then `--student`.
 
+    Of a run's profile the sections that are not about training are passed over.
+
     Raises:
         ConfigError: the file cannot be read, or a key or value is wrong.
     """
-    path = args.settings or Path(args.data) / SETTINGS
+    path = args.settings or Path(args.data or "") / SETTINGS
     values: dict[str, Any] = {}
-    if args.settings or path.is_file():
+    if args.settings or (args.data and path.is_file()):
         try:
             values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
         except (OSError, yaml.YAMLError) as error:
             raise ConfigError(f"{path}: cannot be read ({str(error).splitlines()[0]}); see --settings") from error
+        values = {key: value for key, value in values.items() if key not in OF_A_RUN}
     for text in [*args.set, *([f"student.model={args.student}"] if args.student else [])]:
         _assign(values, text)
     try:

@@ -1,4 +1,4 @@
-"""Rewards of recipes: from a trajectory and its label to a number, or None where an outage leaves nothing to reward.
+"""Rewards of recipes: from what a rollout wrote to a number, or None where an outage leaves nothing to reward.
 
 The judge's reward (recipe `rrm`) is our choice: the sources of Agent-RRM do not give theirs. It is a form of the Brier
 score, which is proper: let the judge believe that the outcome o is right (1) with probability p and wrong (0) else. The
@@ -8,13 +8,14 @@ only. What the form is worth does not depend on the score, so the sum stays prop
 
 It stays so only if advantages keep the sizes of rewards: dividing each group by its own standard deviation makes every
 group of two scores ±1, so that the higher one is pushed wherever p > 1/2, and scores end at 0 and 1. Recipe `rrm`
-therefore divides by the deviation of the whole batch (`train.grpo.SCALES`).
+therefore divides by the deviation of the whole batch (`train.recipes`).
 """
 
 from collections.abc import Callable, Sequence
 
 from agents.judgements import is_in_form
-from agents.types import Role, StopReason, Trajectory
+from agents.transcript import final_text
+from agents.types import Role, StopReason, Task, Trajectory, Turn
 
 Reward = Callable[[Trajectory, bool], float | None]
 
@@ -59,7 +60,7 @@ def model_reward(judged: Trajectory) -> float | None:
     return judged.verdict.score if judged.verdict is not None else None
 
 
-REWARDS: dict[Role, Reward] = {
+REWARDS: dict[Role, Reward] = {  # of what is reviewed; answers are worth `mixed_reward`
     "forward_verifier": verdict_reward,
     "backward_verifier": verdict_reward,
     "judge": judge_reward,
@@ -69,6 +70,39 @@ REWARDS: dict[Role, Reward] = {
 def reward_by_role(trajectory: Trajectory, label: bool) -> float | None:
     """Reward each role by its own rule, so that recipes can be mixed."""
     return REWARDS[trajectory.role](trajectory, label)
+
+
+def final_answer_text(turns: Sequence[Turn]) -> str:
+    """Return the solution that a conversation ends with, without thoughts; empty where the last reply was cut."""
+    return final_text(turns) if turns and turns[-1].finish_reason != "length" else ""
+
+
+def rule_reward(task: Task, turns: Sequence[Turn]) -> float | None:
+    """R_rule: 1 where the final answer equals the reference by the rules of the task's kind, else 0.
+
+    No answer (none given, cut off) is the policy's own doing: 0. None: the task has no reference to go by. Equality is
+    that of `eval.checkers`, never containment. May take seconds: not for an event loop.
+    """
+    from eval.checkers import grade
+
+    correct = grade(task, final_answer_text(turns)).correct
+    return None if correct is None else float(correct)
+
+
+def mixed_reward(rule: float | None, model: float | None, weight: float) -> float | None:
+    """R = R_rule + λ·R_model (Reagent, section "Three Integration Variants"; λ = 0.3 in its released training script).
+
+    Args:
+        rule: R_rule; None: there is none.
+        model: R_model, the judge's score in [0, 1]; None: the judge failed, or gave none.
+        weight: λ; at 0 the judge has no part in it.
+
+    Returns:
+        None where a part is missing that counts: a judge's failure is not a score of 0.
+    """
+    if rule is None or not weight:
+        return rule
+    return None if model is None else rule + weight * model
 
 
 def is_live(rewards_G: Sequence[float | None]) -> bool:

@@ -1,176 +1,78 @@
-"""The graphs as rollouts: TRL's `rollout_func` over the graph of each prompt's role, with the policy as its chat model.
+"""The graphs as rollouts: how a prompt becomes a group, on the graph of its role or on the refinement graph (Reagent).
 
-Input: the keys of prompts (each already repeated `num_generations` times, as TRL gives them). Output: exact token ids,
-log-probabilities and `env_mask` (1 on tokens that the policy sampled, 0 on everything else) and the reward of each row.
-Groups whose rewards are all equal teach nothing: fresh prompts, up to a budget, are rolled out along with the step's
-own and take the place of dead groups (nothing is copied); what is still dead after that is left out of the update.
+The policy is the graphs' chat model; `train.groups` makes TRL's rows of what it wrote, and resamples dead groups. What
+other parties say (tools, a judge's critique) reaches the policy in its prompts alone: no token of it is trained on.
 """
 
 import asyncio
-import random
-import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager
-from itertools import zip_longest
-from statistics import fmean
-from typing import Any, NamedTuple, cast
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any, cast
 
-from agents.types import EVERY_ROLE, Role, StopReason, Trajectory, Turn, VerifierRole
-from graphs.judge import build_judge
+from agents.types import ErrorInfo, Round, Trajectory, VerifierRole
+from graphs import critics
+from graphs.judge import build_judge, failure_of
 from graphs.judge_state import JudgeContext, JudgeInput, transcript_for
+from graphs.refine import build_refine
+from graphs.refine_state import Attempt, Critic, Critique, RefineContext, RefineInput
 from graphs.state import VerifierContext, VerifierInput
 from graphs.verifier import build_verifier
 from tools.base import Tool
-from tools.errors import ModelError, RolloutError
 from train.engines import Policy
-from train.rewards import Reward, is_live
+from train.groups import GroupRollouts
+from train.pools import Answer, Pool, Problem, pool_metrics, valued
+from train.reviews import Group, Prompt, in_turn, rollout_metrics
+from train.rewards import Reward, model_reward, rule_reward
+from train.settings import GrpoConfig, JudgeConfig
+
+Opens = Callable[[], AbstractAsyncContextManager[dict[str, Tool]]]
+OpensJudge = Callable[[], AbstractAsyncContextManager[Critic]]
 
 
-class Prompt(NamedTuple):
-    """What one group is rolled out on. `label` is for the reward only.
-
-    `turns` are what a judge judges; without any, and for a verifier, it is the solution.
-    """
-
-    key: str
-    problem: str
-    solution: str
-    role: Role
-    label: bool
-    turns: tuple[Turn, ...] = ()
-
-
-class Row(NamedTuple):
-    """One rollout as the trainer wants it (lengths: P, C, C, C)."""
-
-    prompt_ids: list[int]
-    completion_ids: list[int]
-    logprobs: list[float]
-    env_mask: list[int]
-
-
-class Group(NamedTuple):
-    """The rollouts that share a baseline."""
-
-    prompt: Prompt
-    trajectories: tuple[Trajectory, ...]
-    rewards: tuple[float | None, ...]
-
-
-def to_row(trajectory: Trajectory) -> Row:
-    """Return ids, log-probabilities and mask of a trajectory.
-
-    Raises:
-        RolloutError: a turn has no ids, or its prompt does not extend the tokens held so far.
-    """
-    prompt, completion, logprobs, mask = [], [], [], []
-    for i, turn in enumerate(trajectory.turns):
-        if turn.prompt_ids is None or turn.completion_ids is None or turn.logprobs is None:
-            raise RolloutError(f"turn {i} ({turn.stage}) has no token ids: the chat model must return them")
-        if i == 0:
-            prompt = list(turn.prompt_ids)
-        held = len(prompt) + len(completion)
-        if list(turn.prompt_ids[:held]) != prompt + completion:
-            raise RolloutError(f"turn {i} ({turn.stage}): its prompt does not extend the {held} tokens held so far")
-        new = list(turn.prompt_ids[held:])
-        completion += new + list(turn.completion_ids)
-        logprobs += [0.0] * len(new) + list(turn.logprobs)
-        mask += [0] * len(new) + [1] * len(turn.completion_ids)
-    return Row(prompt, completion, logprobs, mask)
-
-
-def silent_row(end_token: int) -> Row:
-    """Return a row that carries no gradient: one masked token."""
-    return Row([end_token], [end_token], [0.0], [0])
-
-
-class VerifierRollouts:
-    """TRL's `rollout_func`: rolls out groups on the verifier graph, and resamples the dead ones."""
+class ReviewRollouts(GroupRollouts[Prompt, Group]):
+    """AgentV-RL and Agent-RRM: a group is one review, `rows` times, on the graph of its role."""
 
     def __init__(
         self,
         prompts: Sequence[Prompt],
         policy: Policy,
         context: VerifierContext,
-        open_tools: Callable[[], AbstractAsyncContextManager[dict[str, Tool]]],
+        open_tools: Opens,
         *,
         reward: Reward,
-        resample_budget: int,
-        end_token: int,
-        seed: int,
+        **sampling: int,
     ) -> None:
         """Make the function.
 
         Args:
-            prompts: the pool; TRL's data set holds their keys, fresh ones are drawn from it too.
+            prompts: the pool.
             policy: the model in training.
             context: limits and sampling of the graph; its chat and tools are filled in here.
             open_tools: opens the tools inside the event loop of one call.
             reward: of a trajectory, given the label.
-            resample_budget: fresh prompts tried for each dead group, at the most.
-            end_token: id that stands for a silent row.
-            seed: of the fresh prompts.
+            **sampling: `resample_budget`, `end_token`, `seed`: see `GroupRollouts`.
         """
-        self.pool = {p.key: p for p in prompts}
-        self.policy, self.context, self.open_tools, self.reward = policy, context, open_tools, reward
-        self.resample_budget, self.end_token, self.seed = resample_budget, end_token, seed
+        super().__init__(prompts, policy, open_tools, **sampling)
+        self.context, self.reward = context, reward
 
-    def __call__(self, prompts: list[str], trainer: Any) -> dict[str, list[Any]]:
-        """Return `prompt_ids`, `completion_ids`, `logprobs`, `env_mask` and `reward`, one entry a row.
-
-        Raises:
-            ModelError: every rollout failed: there is an outage, and nothing to learn from.
-        """
-        started, size = time.monotonic(), trainer.num_generations
-        step = int(trainer.state.global_step)
-        wanted = [self.pool[key] for key in prompts[::size]]
-        with self.policy.attached(trainer):
-            groups, spent = asyncio.run(self._collect(wanted, size, step, share_of(trainer)))
-        self.policy.refresh()  # the weights are about to change, and training needs the memory
-        chosen = choose_groups(groups, len(wanted))
-        metrics = rollout_metrics(groups, chosen) | {
-            "groups/resampled": float(spent),
-            "time/rollout_s": time.monotonic() - started,
-        }
-        for name, value in metrics.items():
-            trainer._log_metric(name, value)
-        return self._rows(chosen)
-
-    async def _collect(self, wanted: Sequence[Prompt], size: int, step: int, share: slice) -> tuple[list[Group], int]:
-        rng = random.Random(f"{self.seed}|{step}")
-        fresh = [p for p in self.pool.values() if p not in wanted]
-        rng.shuffle(fresh)
-        fresh = in_turn(fresh)[share]
-        budget = min(self.resample_budget * len(wanted), len(fresh))
-        async with self.open_tools() as tools:
-            context = self.context.model_copy(update={"chat": self.policy.chat, "tools": tools})
-            spent = min(budget, len(wanted))  # a wave of few conversations takes as long as one of many
-            groups = await self._roll([*wanted, *fresh[:spent]], size, context, step)
-            while (missing := len(wanted) - sum(is_live(g.rewards) for g in groups)) > 0 and spent < budget:
-                more = fresh[spent : spent + min(missing, budget - spent)]
-                groups += await self._roll(more, size, context, step)
-                spent += len(more)
-        if all(r is None for g in groups for r in g.rewards):
-            raise ModelError(f"grpo: all rollouts of step {step} failed ({_first_error(groups)}); run again to resume")
-        return groups, spent
-
-    async def _roll(self, prompts: Sequence[Prompt], size: int, context: VerifierContext, step: int) -> list[Group]:
-        work = (roll_out(p, f"{step}/{p.key}/{i}", context) for p in prompts for i in range(size))
+    async def roll(self, prompts: Sequence[Prompt], rows: int, opened: Any, step: int) -> list[Group]:
+        """Roll out reviews; `opened` are the tools."""
+        context = self.context.model_copy(update={"chat": self.policy.chat, "tools": opened})
+        work = (roll_out(p, f"{step}/{p.key}/{i}", context) for p in prompts for i in range(rows))
         rollouts = iter(await asyncio.gather(*work))
         groups = []
         for prompt in prompts:
-            trajectories = tuple(next(rollouts) for _ in range(size))
+            trajectories = tuple(next(rollouts) for _ in range(rows))
             groups.append(Group(prompt, trajectories, tuple(self.reward(t, prompt.label) for t in trajectories)))
         return groups
 
-    def _rows(self, groups: Sequence[Group]) -> dict[str, list[Any]]:
-        rows: list[Row] = []
-        for group in groups:
-            teaches = is_live(group.rewards)
-            for trajectory, reward in zip(group.trajectories, group.rewards, strict=True):
-                rows.append(to_row(trajectory) if teaches and reward is not None else silent_row(self.end_token))
-        columns = {name: [list(getattr(row, name)) for row in rows] for name in Row._fields}
-        return columns | {"reward": [r for g in groups for r in g.rewards]}
+    def metrics(self, groups: Sequence[Group], chosen: Sequence[Group]) -> dict[str, float]:
+        """See `rollout_metrics`."""
+        return rollout_metrics(groups, chosen)
+
+    def in_order(self, fresh: list[Prompt]) -> list[Prompt]:
+        """See `in_turn`."""
+        return in_turn(fresh)
 
 
 async def roll_out(prompt: Prompt, name: str, context: VerifierContext) -> Trajectory:
@@ -200,86 +102,130 @@ def judging(context: VerifierContext) -> JudgeContext:
     )
 
 
-def share_of(trainer: Any) -> slice:
-    """Return which of the fresh prompts a process of several may take: no two take the same."""
-    accelerator = getattr(trainer, "accelerator", None)
-    if accelerator is None:
-        return slice(None)
-    return slice(accelerator.process_index, None, accelerator.num_processes)
+class ReagentRollouts(GroupRollouts[Problem, Pool]):
+    """Reagent-R and Reagent-U: answers of the policy to a problem, on the refinement graph with the judge as critic.
 
-
-def in_turn(prompts: Sequence[Prompt]) -> list[Prompt]:
-    """Return the prompts with roles and labels taking turns, as long as each has any; else in their order.
-
-    A step holds few prompts: one that happens to hold one label only would teach to say that always.
+    Reagent-U: half of the rows are first answers, each is critiqued by the judge, and the other half are the answers
+    that the policy writes when it is shown problem, first answer and critique. Every answer has its own conversation,
+    so the critique stands in the prompt of the refined one. Reagent-R: first answers only. All of a problem's rows are
+    one pool; a reward is R_rule + λ·R_model.
     """
-    kinds: dict[tuple[str, bool], list[Prompt]] = {}
-    for prompt in prompts:
-        kinds.setdefault((prompt.role, prompt.label), []).append(prompt)
-    rounds = zip_longest(*(kinds[kind] for kind in sorted(kinds)))
-    return [prompt for row in rounds for prompt in row if prompt is not None]
+
+    def __init__(
+        self,
+        problems: Sequence[Problem],
+        policy: Policy,
+        context: RefineContext,
+        open_judge: OpensJudge,
+        *,
+        refines: bool,
+        weight: float,
+        **sampling: int,
+    ) -> None:
+        """Make the function.
+
+        Args:
+            problems: the pool, each with a reference answer.
+            policy: the model in training: it solves and refines.
+            context: limits and sampling of the graph; the live parts are filled in here.
+            open_judge: opens the judge inside the event loop of one call; at λ = 0 Reagent-R does not ask it.
+            refines: Reagent-U; else Reagent-R.
+            weight: λ.
+            **sampling: `resample_budget`, `end_token`, `seed`: see `GroupRollouts`.
+        """
+        super().__init__(problems, policy, open_judge, **sampling)
+        self.context, self.refines, self.weight = context, refines, weight
+
+    async def roll(self, prompts: Sequence[Problem], rows: int, opened: Any, step: int) -> list[Pool]:
+        """Roll out pools; `opened` is the judge."""
+        size = rows // 2 if self.refines else rows
+        work = (self._course(p, opened, f"{step}/{p.key}/{i}") for p in prompts for i in range(size))
+        made = iter(await asyncio.gather(*work))
+        pools = []
+        for problem in prompts:
+            courses = [next(made) for _ in range(size)]
+            refined = tuple(course[1] for course in courses) if self.refines else ()
+            pools.append(Pool(problem, tuple(course[0] for course in courses), refined))
+        return pools
+
+    def metrics(self, groups: Sequence[Pool], chosen: Sequence[Pool]) -> dict[str, float]:
+        """See `pool_metrics`."""
+        return pool_metrics(groups, chosen)
+
+    async def _course(self, problem: Problem, judge: Critic, name: str) -> tuple[Answer, ...]:
+        """Return a first answer and, in Reagent-U, the refined one."""
+        live = {"solver": self.policy.chat, "refiner": self.policy.chat, "critique": judge}
+        context = self.context.model_copy(update=live | {"rounds": int(self.refines)})
+        given = RefineInput(problem=problem.task.question, trajectory_id=name)
+        rounds: list[Round] = (await build_refine().ainvoke(given, context=context))["rounds"]
+        first = await self._answer(problem, judge, rounds[0], name)
+        if not self.refines:
+            return (first,)
+        if rounds[1:]:
+            return first, await self._answer(problem, judge, rounds[1], name)
+        return first, Answer((), error=rounds[0].error or first.error or _unjudged(rounds[0].reviews))
+
+    async def _answer(self, problem: Problem, judge: Critic, found: Round, name: str) -> Answer:
+        """Return the answer of a round with its rewards; the judge is asked where the graph has not done so."""
+        if found.made is None:
+            return Answer((), error=found.error or _late("solve"))
+        turns, said = (found.made,), Critique(accepted=None, reviews=found.reviews, error=found.error)
+        rule = await asyncio.to_thread(rule_reward, problem.task, turns)
+        if self.weight and not said.reviews and said.error is None:
+            attempt = Attempt(problem.task.question, found.solution, found.made, f"{name}:{found.index}")
+            said = await judge(attempt, self.context)
+        score = model_reward(said.reviews[-1]) if said.reviews else None
+        return valued(turns, rule, score, self.weight, said.error or _unjudged(said.reviews))
 
 
-def choose_groups(groups: Sequence[Group], n: int) -> list[Group]:
-    """Return `n` groups: the live ones first, in order, then dead ones where the budget ran out."""
-    return sorted(groups, key=lambda g: not is_live(g.rewards))[:n]
+def _late(where: str) -> ErrorInfo:
+    return ErrorInfo(kind="TimeoutError", message="no reply within the time of a turn", where=where)
 
 
-def rollout_metrics(groups: Sequence[Group], chosen: Sequence[Group]) -> dict[str, float]:
-    """Return what a step logs: over all rollouts made, those of dead and resampled groups too."""
-    made = [(g.prompt, t, r) for g in groups for t, r in zip(g.trajectories, g.rewards, strict=True)]
-    scored = [(p, t, r) for p, t, r in made if r is not None]
-    out = {
-        "reward/mean": fmean(r for _, _, r in scored),
-        "groups/zero_variance": fmean(not is_live(g.rewards) for g in groups),
-        "groups/live_in_update": fmean(is_live(g.rewards) for g in chosen),
-        "rollouts/n": float(len(made)),
-        "rollouts/outages": float(len(made) - len(scored)),
-        "rollouts/completed": fmean(t.stop_reason is StopReason.COMPLETED for _, t, _ in scored),
-        "tokens/completion": fmean(t.completion_tokens for _, t, _ in scored),
-        "tools/calls": fmean(t.tool_calls for _, t, _ in scored),
-    }
-    out |= _rates([(p.label, _is_right(p, t, r)) for p, t, r in scored], "")
-    given = [t.verdict.passed for _, t, _ in scored if t.verdict is not None]
-    if given:
-        out["verdict/base_rate"] = fmean(given)
-    for role in EVERY_ROLE:
-        if rewards := [r for p, _, r in scored if p.role == role]:
-            out[f"reward/{role}"] = fmean(rewards)
-            out |= _rates([(p.label, _is_right(p, t, r)) for p, t, r in scored if p.role == role], f"/{role}")
-    out |= _judged([(p.label, t) for p, t, _ in scored if p.role == "judge"])
-    return out
+def _unjudged(reviews: Sequence[Trajectory]) -> ErrorInfo | None:
+    """Return why the judge came to no judgement; None where it did, or was not asked."""
+    return failure_of(reviews[-1]) if reviews else None
 
 
-def _is_right(prompt: Prompt, trajectory: Trajectory, reward: float) -> bool:
-    """Whether a rollout's verdict is the label: a verifier's reward says so, a judge's is graded."""
-    if prompt.role != "judge":
-        return reward > 0
-    return trajectory.verdict is not None and trajectory.verdict.passed is prompt.label
+def answer_context(settings: GrpoConfig, style: str) -> RefineContext:
+    """Return limits and sampling of the policy as solver and as refiner: the same for both."""
+    return RefineContext.model_validate(
+        {
+            "style": style,
+            "solver_temperature": settings.temperature,
+            "solver_max_tokens": settings.max_tokens,
+            "refiner_temperature": settings.temperature,
+            "refiner_max_tokens": settings.max_tokens,
+        }
+    )
 
 
-def _judged(found: Sequence[tuple[bool, Trajectory]]) -> dict[str, float]:
-    """Return the mean score, its Brier loss and the share of repaired replies of (label, judge's trajectory) pairs."""
-    scored = [(label, t.verdict.confidence) for label, t in found if t.verdict is not None]
-    if not scored:
-        return {}
-    return {
-        "judge/score": fmean(score for _, score in scored),
-        "judge/brier": fmean((score - label) ** 2 for label, score in scored),
-        "judge/repaired": fmean(len(t.turns) > 1 for _, t in found),
-    }
+@asynccontextmanager
+async def open_judge(settings: JudgeConfig) -> AsyncIterator[Critic]:
+    """Open the judge's graph as the critic of answers, with settings of its own; so many answers at once.
 
+    Whatever its score, no answer is left alone: each first answer is refined.
 
-def _rates(found: Sequence[tuple[bool, bool]], suffix: str) -> dict[str, float]:
-    """Return TPR, TNR and their mean of (label, verdict right) pairs; nothing where one of the labels is missing."""
-    right = {label: [hit for of, hit in found if of is label] for label in (True, False)}
-    if not all(right.values()):
-        return {}
-    tpr, tnr = fmean(right[True]), fmean(right[False])
-    rates = {"tpr": tpr, "tnr": tnr, "balanced_accuracy": (tpr + tnr) / 2}
-    return {f"verdict/{name}{suffix}": value for name, value in rates.items()}
+    Raises:
+        ConfigError: the settings name no model that can be opened.
+    """
+    from agents.chat import open_chat  # openai is heavy
 
+    own = RefineContext(
+        critic="judge",
+        judge=open_chat(settings.model, settings.base_url),
+        judge_accepts=1.0,
+        judge_style=settings.style,
+        judge_temperature=settings.temperature,
+        judge_max_tokens=settings.max_tokens,
+        max_trajectory_tokens=settings.max_trajectory_tokens,
+        max_transcript=settings.max_transcript,
+        max_seconds=settings.max_seconds,
+    )
+    gate = asyncio.Semaphore(settings.concurrency)
 
-def _first_error(groups: Sequence[Group]) -> str:
-    errors = [t.error.message for g in groups for t in g.trajectories if t.error]
-    return errors[0] if errors else "no error recorded"
+    async def judge(attempt: Attempt, context: RefineContext) -> Critique:
+        async with gate:
+            return await critics.judge(attempt, own)
+
+    yield judge

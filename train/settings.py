@@ -8,6 +8,8 @@ from tools.registry import ToolsConfig, check_prompts
 from tools.sandbox.settings import SandboxConfig
 from tools.settings import OPERATIONAL, Rate, Section
 
+RecipeName = Literal["agentv", "rrm", "reagent_r", "reagent_u"]
+
 
 class StudentConfig(Section):
     """The model that learns."""
@@ -45,12 +47,43 @@ class SftConfig(Section):
     save_steps: int = Field(default=20, ge=1, description="steps between checkpoints")
 
 
+class JudgeConfig(Section):
+    """Who judges the answers of Reagent-R and Reagent-U while they train: nobody is asked afterwards."""
+
+    model: str = Field(
+        default="scripted-judge",
+        min_length=1,
+        description="`scripted-judge` (offline), or the name that the endpoint serves",
+    )
+    base_url: str | None = Field(
+        default=None, description="base URL, or several, comma-separated", json_schema_extra=OPERATIONAL
+    )
+    style: Literal["compact", "full"] = Field(default="compact", description="prompts: compact or full (LLMs)")
+    temperature: float = Field(default=0.0, ge=0, description="of the judge")
+    max_tokens: int = Field(default=2048, ge=1, description="of a judgement")
+    max_trajectory_tokens: int = Field(default=32_768, ge=1, description="of a judgement, prompt and reply")
+    max_transcript: int = Field(default=24_000, ge=1, description="characters of an answer that the judge is shown")
+    max_seconds: float = Field(default=600.0, gt=0, description="of a judgement")
+    concurrency: int = Field(default=32, ge=1, description="answers at once", json_schema_extra=OPERATIONAL)
+
+    @model_validator(mode="after")
+    def _names_its_model(self) -> Self:
+        if self.base_url and self.model.startswith("scripted-"):
+            raise ValueError(f"base_url is given but model is still {self.model!r}: name the model that it serves")
+        return self
+
+
 class LossConfig(Section):
     """The loss of GRPO."""
 
     clip_low: float = Field(default=0.2, gt=0, lt=1, description="lower clip of the ratio")
     clip_high: float = Field(default=0.28, gt=0, description="upper clip of the ratio")
     beta: float = Field(default=0.0, ge=0, description="weight of the KL term; 0: no reference model")
+    average: Literal["tokens", "rollouts"] = Field(
+        default="tokens",
+        description="tokens: every token counts alike (DAPO); rollouts: the mean over a rollout's tokens, then over "
+        "rollouts (Reagent)",
+    )
     importance: Literal["sequence_mask", "sequence_truncate", "token_mask", "token_truncate", "off"] = Field(
         default="sequence_mask",
         description="correction for the difference between vLLM's probabilities and the trainer's; sequence_mask drops "
@@ -77,13 +110,20 @@ class VllmConfig(Section):
 class GrpoConfig(Section):
     """Reinforcement learning with group-relative advantages."""
 
-    recipe: Literal["agentv", "rrm"] = Field(
-        default="agentv", description="agentv: the verifiers, reward ±1; rrm: the judge, a proper scoring rule"
+    recipe: RecipeName = Field(
+        default="agentv",
+        description="agentv: verifiers, by verdict; rrm: the judge, by a proper scoring rule; reagent_r: answers, by "
+        "rule and judge; reagent_u: answers and their refinements on the judge's critique, in one pool",
+    )
+    reward_lambda: float = Field(
+        default=0.3, ge=0, description="weight of the judge's score beside the rule reward (reagent_r, reagent_u)"
     )
     lr: float = Field(default=5e-5, gt=0, description="learning rate")
     steps: int = Field(default=2, ge=0, description="optimiser steps; 0: no GRPO")
     groups: int = Field(default=4, ge=1, description="prompts a batch of rollouts")
-    num_generations: int = Field(default=4, ge=2, description="rollouts a prompt (G)")
+    num_generations: int = Field(
+        default=4, ge=2, description="rollouts a prompt (G); reagent_u has G first answers and G refined ones"
+    )
     micro_batch: int = Field(default=2, ge=1, description="rollouts a forward pass")
     mini_groups: int | None = Field(
         default=None, ge=1, description="prompts an optimiser step, where a batch is several; null: all of the batch"
@@ -119,6 +159,21 @@ class GrpoConfig(Section):
         """Prompts an optimiser step."""
         return self.mini_groups or self.groups
 
+    @property
+    def on_problems(self) -> bool:
+        """Whether prompts are problems to answer, with a judge beside the rule; else they are solutions to review."""
+        return self.recipe in ("reagent_r", "reagent_u")
+
+    @property
+    def refines(self) -> bool:
+        """Whether each answer is written again on its critique."""
+        return self.recipe == "reagent_u"
+
+    @property
+    def group_rows(self) -> int:
+        """Rows that share a baseline: G, in Reagent-U 2G."""
+        return self.num_generations * (1 + self.refines)
+
 
 class TrainingSettings(Section):
     """What training needs of a run's settings, as exported beside its data."""
@@ -128,6 +183,7 @@ class TrainingSettings(Section):
     student: StudentConfig = StudentConfig()
     sft: SftConfig = SftConfig()
     grpo: GrpoConfig = GrpoConfig()
+    judge: JudgeConfig = JudgeConfig()
     sandbox: SandboxConfig = SandboxConfig()
     tools: ToolsConfig = ToolsConfig()
 

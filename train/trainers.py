@@ -86,10 +86,12 @@ class DirectGRPOTrainer(GRPOTrainer):
     _scored: torch.Tensor | None = None
 
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
-        """Log how much the importance correction takes away, then go on as TRL does."""
+        """Log how much the importance correction takes away, and note which share of the rows is trained on."""
         out = super()._generate_and_score_completions(inputs)
+        scored = (out["completion_mask"] * out.get("tool_mask", 1)).bool()
+        gathered: Any = self.accelerator.gather(scored.any(dim=1).float())
+        out["taught_share"] = gathered.mean()
         if "importance_sampling_ratio" in out:
-            scored = (out["completion_mask"] * out.get("tool_mask", 1)).bool()
             shares = correction_shares(
                 out["old_per_token_logps"],
                 out["sampling_per_token_logps"],
@@ -103,12 +105,18 @@ class DirectGRPOTrainer(GRPOTrainer):
         return out
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Any:
-        """Note which completion tokens count, (B, C), then TRL's loss."""
+        """Note which completion tokens count, (B, C), then TRL's loss.
+
+        Where it is a mean over rollouts, silent rows (dropped from their pools, or of dead groups) do not count: TRL
+        divides by all rows, `taught_share` takes that back.
+        """
         self._scored = (inputs["completion_mask"] * inputs.get("tool_mask", 1)).bool()
         try:
-            return super()._compute_loss(model, inputs)
+            loss = super()._compute_loss(model, inputs)
         finally:
             self._scored = None
+        share = inputs.get("taught_share")
+        return loss if share is None or self.loss_type != "grpo" or share == 0 else loss / share
 
     def _get_per_token_logps_and_entropies(
         self,

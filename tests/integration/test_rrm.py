@@ -8,9 +8,9 @@ import pytest
 from agents.types import Trajectory
 from distill import rrm
 from tests.unit.tiny import TEMPLATE, tiny_model, tiny_tokenizer
-from train import grpo, sft
+from train import grpo, recipes, sft
 from train.launch import REPORT
-from train.rollout import VerifierRollouts
+from train.rollout import ReviewRollouts
 
 pytestmark = pytest.mark.integration
 
@@ -54,14 +54,14 @@ def test_a_judge_is_trained(data: Path, student: Path, tmp_path: Path, monkeypat
         return float(len(seen) % 2)
 
     scales: list[str] = []
-    roll = VerifierRollouts.__call__
+    roll = ReviewRollouts.__call__
 
-    def noted(self: VerifierRollouts, prompts: list[str], trainer: object) -> object:
+    def noted(self: ReviewRollouts, prompts: list[str], trainer: object) -> object:
         scales.append(trainer.scale_rewards)  # pyright: ignore[reportAttributeAccessIssue]
         return roll(self, prompts, trainer)
 
-    monkeypatch.setattr(grpo, "reward_by_role", reward)
-    monkeypatch.setattr(VerifierRollouts, "__call__", noted)
+    monkeypatch.setattr(recipes, "reward_by_role", reward)
+    monkeypatch.setattr(ReviewRollouts, "__call__", noted)
     small = ["--set", "grpo.steps=1", "grpo.groups=2", "grpo.num_generations=2", "grpo.max_tokens=12"]
     small += ["grpo.resample_budget=0", "student.lora_rank=2", "student.max_length=512"]
     assert grpo.main(["--data", str(data), "--student", str(tuned / "model"), "--out", str(out), *small]) == 0

@@ -11,7 +11,7 @@ import pytest
 
 from agents.types import ErrorInfo, StopReason, Task, Trajectory, Turn
 from eval import agent, agent_runs, grader
-from eval.agent_grades import grade_trajectory, rule_reward
+from eval.agent_grades import grade_trajectory, reward
 from eval.agent_report import AgentReport, Answered, agreement, doubts, groups, rate, sections, tool_use
 from eval.agent_runs import finished, outages, run_all
 from eval.agent_settings import Agent, agent_of, identity
@@ -62,7 +62,7 @@ def answered(task: Task, right: list[bool], verdicts: tuple[bool | None, ...] = 
 
 
 @pytest.mark.parametrize(
-    ("task", "said", "reward"),
+    ("task", "said", "worth"),
     [
         (Task(question="?", answer="1/2"), r"\boxed{\frac{2}{4}}", 1.0),
         (Task(question="?", answer="no", kind="qa"), "<answer>No.</answer>", 1.0),
@@ -75,14 +75,15 @@ def answered(task: Task, right: list[bool], verdicts: tuple[bool | None, ...] = 
         (Task(question="?", answer="x", kind="program"), "<answer>x</answer>", None),
     ],
 )
-def test_the_rule_reward(task: Task, said: str, reward: float | None) -> None:
+def test_the_rule_reward(task: Task, said: str, worth: float | None) -> None:
     stop = StopReason.UNPARSED if "<" not in said and "\\" not in said else StopReason.COMPLETED
-    assert rule_reward(task, trajectory(task, said=said, stop_reason=stop)) == reward
+    assert reward(task, {"trajectory": trajectory(task, said=said, stop_reason=stop), "answer": None}) == worth
 
 
 def test_an_outage_has_no_reward_and_a_limit_has() -> None:
-    assert rule_reward(TASKS[0], failed(TASKS[0])) is None and grade_trajectory(TASKS[0], failed(TASKS[0])) is None
-    assert rule_reward(TASKS[0], trajectory(TASKS[0], stop_reason=StopReason.MAX_TURNS)) == 0.0
+    lost, cut = failed(TASKS[0]), trajectory(TASKS[0], stop_reason=StopReason.MAX_TURNS)
+    assert reward(TASKS[0], {"trajectory": lost, "answer": None}) is None and grade_trajectory(TASKS[0], lost) is None
+    assert reward(TASKS[0], {"trajectory": cut, "answer": None}) == 0.0
 
 
 # --- metrics ---------------------------------------------------------------------------------------------------------

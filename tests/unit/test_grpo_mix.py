@@ -2,8 +2,8 @@ import pytest
 
 from agents.types import Role
 from tools.errors import DataError
-from train.grpo import mix_roles
-from train.rollout import Prompt
+from train.recipes import mix_roles
+from train.reviews import Prompt
 
 
 def prompts(forward: int, backward: int) -> list[Prompt]:

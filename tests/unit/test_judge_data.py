@@ -8,8 +8,8 @@ from distill.judgements import judge_prompts, rrm_filters, select_judgements
 from distill.sections import SelectConfig
 from distill.select import FILTERS, to_examples
 from tools.errors import DataError
-from train.grpo import ordered
-from train.rollout import Prompt
+from train.recipes import RECIPES
+from train.reviews import Prompt
 from train.settings import GrpoConfig
 
 CFG = SelectConfig(max_completion_tokens=100)
@@ -146,9 +146,10 @@ def test_prompts_are_labelled_and_each_text_once():
 def test_the_recipe_trains_the_judge_alone_with_labels_in_turn():
     judges = [Prompt(f"j{i}", "p", "s", "judge", i < 3) for i in range(9)]
     others = [Prompt("f", "p", "s", "forward_verifier", True), Prompt("b", "p", "s", "backward_verifier", False)]
-    rrm = ordered([*others, *judges], GrpoConfig(recipe="rrm"))
+    rrm = RECIPES["rrm"].order([*others, *judges], GrpoConfig(recipe="rrm"), 0)
     assert {p.key for p in rrm} == {p.key for p in judges}
     assert [p.label for p in rrm[:6]] == [False, True] * 3 and not any(p.label for p in rrm[6:])
-    assert {p.role for p in ordered([*others, *judges], GrpoConfig())} == {"forward_verifier", "backward_verifier"}
+    agentv = RECIPES["agentv"].order([*others, *judges], GrpoConfig(), 0)
+    assert {p.role for p in agentv} == {"forward_verifier", "backward_verifier"}
     with pytest.raises(DataError, match="no prompt for judge"):
-        ordered(others, GrpoConfig(recipe="rrm"))
+        RECIPES["rrm"].order(others, GrpoConfig(recipe="rrm"), 0)

@@ -1,12 +1,14 @@
 """The judge's rewards: a proper scoring rule, checked with numbers, and what is no reward at all."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
 
 from agents.types import ErrorInfo, Judgement, StopReason, Trajectory, Turn
-from train.grpo import SCALES
+from train.recipes import RECIPES
 from train.rewards import FORM, REWARDS, brier_reward, judge_reward, model_reward, reward_by_role
-from train.settings import GrpoConfig
+from train.settings import GrpoConfig, RecipeName
 
 IN_FORM = "<think>t</think><critique>c</critique><score>0.5</score>"  # the text shows the form, the verdict the score
 GRID = np.linspace(0, 1, 101)
@@ -61,8 +63,8 @@ def test_advantages_keep_it_proper_only_if_they_keep_the_sizes_of_rewards():
     assert pushed(0.7, (0.6, 0.8), "group") == pytest.approx(0.4)
     assert pushed(0.7, (0.5, 0.7), "batch") > 0.01 and pushed(0.7, (0.7, 0.9), "batch") < -0.01
     assert pushed(0.7, (0.8, 1.0), "group") == pytest.approx(0.4)  # on to the end
-    assert SCALES["rrm"] == "batch" and set(SCALES) == {"agentv", "rrm"}
-    assert GrpoConfig().recipe == "agentv"
+    assert {name: recipe.scale for name, recipe in RECIPES.items() if recipe.scale == "batch"} == {"rrm": "batch"}
+    assert set(RECIPES) == set(get_args(RecipeName)) and GrpoConfig().recipe == "agentv"
 
 
 @pytest.mark.parametrize(

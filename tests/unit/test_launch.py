@@ -117,8 +117,8 @@ def test_sft_trains_on_exported_rows(data, student, tmp_path, capsys):
 def test_grpo_is_given_the_exported_prompts(data, student, tmp_path, monkeypatch):
     given: dict[str, Any] = {}
 
-    def train_grpo(prompts: list, **more: Any) -> dict[str, float]:
-        given.update(more, prompts=prompts)
+    def train_grpo(prompts: list, around: Any, job: Any) -> dict[str, float]:
+        given.update(around._asdict(), prompts=prompts, start=job.start)
         return {"prompts": len(prompts), "steps": 1}
 
     monkeypatch.setattr(grpo, "train_grpo", train_grpo)

@@ -11,18 +11,10 @@ from graphs.state import VerifierContext
 from tests.unit.fakes import FakeChat
 from tools.errors import ModelError, RolloutError
 from train import rollout
+from train.groups import choose_groups, row_of, share_of
+from train.reviews import Group, Prompt, rollout_metrics
 from train.rewards import verdict_reward
-from train.rollout import (
-    Group,
-    Prompt,
-    VerifierRollouts,
-    choose_groups,
-    judging,
-    roll_out,
-    rollout_metrics,
-    share_of,
-    to_row,
-)
+from train.rollout import ReviewRollouts, judging, roll_out
 
 END = 99
 NAMES = ("tpr", "tnr", "balanced_accuracy")
@@ -60,7 +52,7 @@ def outage() -> Trajectory:
 
 def test_row_masks_what_the_environment_wrote():
     """Prompt 1 2, reply 3 END; environment 7 8; reply 4 END: mask 1 1 0 0 1 1, logprobs 0 on the environment."""
-    row = to_row(trajectory(True, (turn([1, 2], [3, END]), turn([1, 2, 3, END, 7, 8], [4, END]))))
+    row = row_of(trajectory(True, (turn([1, 2], [3, END]), turn([1, 2, 3, END, 7, 8], [4, END]))).turns)
     assert row.prompt_ids == [1, 2]
     assert row.completion_ids == [3, END, 7, 8, 4, END]
     assert row.env_mask == [1, 1, 0, 0, 1, 1]
@@ -69,12 +61,12 @@ def test_row_masks_what_the_environment_wrote():
 
 def test_a_prompt_that_does_not_extend_the_ids_held_is_a_typed_error():
     with pytest.raises(RolloutError, match="does not extend"):
-        to_row(trajectory(True, (turn([1, 2], [3, END]), turn([1, 2, 5, END, 7], [4, END]))))
+        row_of(trajectory(True, (turn([1, 2], [3, END]), turn([1, 2, 5, END, 7], [4, END]))).turns)
 
 
 def test_a_turn_without_ids_is_a_typed_error():
     with pytest.raises(RolloutError, match="no token ids"):
-        to_row(trajectory(True, (Turn(stage="plan", prompt=(), content=""),)))
+        row_of(trajectory(True, (Turn(stage="plan", prompt=(), content=""),)).turns)
 
 
 def test_live_groups_come_first_and_in_order():
@@ -158,7 +150,7 @@ def roll(monkeypatch, verdicts, keys, budget):
     )
     policy = SimpleNamespace(chat=None, refresh=lambda: None, attached=lambda trainer: nullcontext())
     pool = [Prompt(k, "p", "s", "forward_verifier", True) for k in verdicts]
-    func = VerifierRollouts(
+    func = ReviewRollouts(
         pool,
         policy,  # pyright: ignore[reportArgumentType]
         VerifierContext(),
@@ -233,6 +225,19 @@ def test_an_outage_is_masked_and_has_no_reward(monkeypatch):
     assert out["reward"] == [-1.0, 1.0, None, 1.0]
     assert [sum(mask) for mask in out["env_mask"]] == [2, 2, 0, 0]
     assert logged["rollouts/outages"] == 1.0
+
+
+def test_a_rollout_that_ran_out_of_time_before_its_first_reply_is_silent(monkeypatch):
+    """It has no tokens to train on; its reward, the policy's own doing, still counts in the group."""
+    timed_out = trajectory(None, ())
+    monkeypatch.setattr(FakeGraph, "ainvoke", lambda self, state, context: given(state, timed_out))
+    out, _, _ = roll(monkeypatch, {"a": [None, True]}, ["a"], budget=0)
+    assert out["reward"] == [-1.0, 1.0]
+    assert [sum(mask) for mask in out["env_mask"]] == [0, 2]
+
+
+async def given(state, timed_out):
+    return {"trajectory": timed_out if state["trajectory_id"].endswith("/0") else trajectory(True)}
 
 
 def test_when_everything_is_down_training_stops_with_one_line(monkeypatch):
