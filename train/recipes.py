@@ -149,7 +149,7 @@ def on_problems(problems: Sequence[Problem], around: Around, job: Job) -> MakeRo
             answer_context(job.settings, around.context.style),
             lambda: open_judge(around.judge),
             refines=job.settings.refines,
-            weight=job.settings.reward_lambda,
+            weight=around.judge.weight,
             end_token=end_token,
             **job.sampling,
         )

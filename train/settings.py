@@ -58,6 +58,7 @@ class JudgeConfig(Section):
     base_url: str | None = Field(
         default=None, description="base URL, or several, comma-separated", json_schema_extra=OPERATIONAL
     )
+    weight: float = Field(default=0.3, ge=0, description="of its score beside the rule reward (λ)")
     style: Literal["compact", "full"] = Field(default="compact", description="prompts: compact or full (LLMs)")
     temperature: float = Field(default=0.0, ge=0, description="of the judge")
     max_tokens: int = Field(default=2048, ge=1, description="of a judgement")
@@ -114,9 +115,6 @@ class GrpoConfig(Section):
         default="agentv",
         description="agentv: verifiers, by verdict; rrm: the judge, by a proper scoring rule; reagent_r: answers, by "
         "rule and judge; reagent_u: answers and their refinements on the judge's critique, in one pool",
-    )
-    reward_lambda: float = Field(
-        default=0.3, ge=0, description="weight of the judge's score beside the rule reward (reagent_r, reagent_u)"
     )
     lr: float = Field(default=5e-5, gt=0, description="learning rate")
     steps: int = Field(default=2, ge=0, description="optimiser steps; 0: no GRPO")

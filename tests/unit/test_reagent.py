@@ -159,8 +159,9 @@ def test_an_outage_of_the_judge_drops_rows_and_counts_them(raises):
     assert [sum(mask) for mask in out["env_mask"]] == [0] * 8  # what is left does not differ: a dead pool
 
 
-def test_a_first_answer_without_critique_still_counts_at_weight_0():
-    out, logged = roll(Writer(by_turns), Judge(lambda answer: "garden" in answer), weight=0.0)
+@pytest.mark.parametrize("raises", [True, False])
+def test_a_first_answer_without_critique_still_counts_at_weight_0(raises):
+    out, logged = roll(Writer(by_turns), Judge(lambda answer: "garden" in answer, raises), weight=0.0)
     assert out["reward"] == [0.0, 1.0, None, 1.0]
     assert [sum(mask) > 0 for mask in out["env_mask"]] == [True, True, False, True]
     assert logged["pool/dropped_by_judge"] == 1.0

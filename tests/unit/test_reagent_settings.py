@@ -72,7 +72,7 @@ def test_a_run_does_not_train_a_judge():
 def test_the_profile_has_the_papers_numbers():
     cfg = load_config("reagent_8b")
     g = cfg.grpo
-    assert (cfg.student.model, g.recipe, g.reward_lambda) == ("Qwen/Qwen3-8B", "reagent_u", 0.3)
+    assert (cfg.student.model, g.recipe, cfg.judge.weight) == ("Qwen/Qwen3-8B", "reagent_u", 0.3)
     assert (g.num_generations, g.group_rows, g.groups, g.update_groups) == (8, 16, 32, 16)
     assert (g.lr, g.temperature, g.loss.clip_high, g.loss.beta, g.loss.average) == (5e-6, 0.7, 0.34, 0.001, "rollouts")
     assert cfg.student.max_length == 16_384 + 11_000 and g.max_tokens == 11_000
