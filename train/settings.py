@@ -81,7 +81,7 @@ class GrpoConfig(Section):
     steps: int = Field(default=2, ge=0, description="optimiser steps; 0: no GRPO")
     groups: int = Field(default=4, ge=1, description="prompts a batch of rollouts")
     num_generations: int = Field(default=4, ge=2, description="rollouts a prompt (G)")
-    micro_batch: int = Field(default=2, ge=1, description="rollouts a forward pass")
+    micro_batch: int = Field(default=4, ge=1, description="rollouts a forward pass")
     mini_groups: int | None = Field(
         default=None, ge=1, description="prompts an optimiser step, where a batch is several; null: all of the batch"
     )

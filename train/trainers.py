@@ -3,7 +3,8 @@
 TRL projects hidden states to the vocabulary in tiles and recomputes them in the backward pass: that saves memory on a
 GPU and costs a third of the time of a small model on a CPU. There, the head is applied once, to scored positions only.
 TRL also pads every row of a GRPO step to the longest of the step: columns that are padding in all rows of a micro-batch
-are cut. On a GPU everything is TRL's own.
+are cut; on a CPU there is no padding at all, and what the rows begin with in common is computed once
+(`train/prefix.py`). On a GPU everything is TRL's own.
 """
 
 import ctypes
@@ -18,6 +19,7 @@ from trl.trainer.grpo_trainer import GRPOTrainer
 from trl.trainer.sft_trainer import SFTTrainer
 
 from train.importance import correction_shares
+from train.prefix import share_prefix, shares
 
 IGNORED = -100
 _MMAP_THRESHOLD, _TRIM_THRESHOLD, _TOP_PAD = -3, -1, -2  # of mallopt(3)
@@ -52,6 +54,11 @@ def scored_logits(
         (number of scored tokens, vocabulary).
     """
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if shares(base, input_ids):
+        rows = share_prefix(input_ids, attention_mask, scored, base.dtype)
+        inputs = {"input_ids": rows.ids_1N, "position_ids": rows.position_1N, "attention_mask": rows.mask_11NN}
+        hidden = base.base_model(**inputs, use_cache=False).last_hidden_state
+        return base.get_output_embeddings()(hidden[0, rows.predictor_S])
     hidden = base.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
     return base.get_output_embeddings()(hidden[:, :-1][scored])
 

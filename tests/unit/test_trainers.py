@@ -63,7 +63,7 @@ def test_gradient_does_not_depend_on_the_micro_batch_split():
     loss_of(whole, ROWS, items).backward()
     for row in ROWS:
         loss_of(parts, [row], items).backward()
-    assert torch.allclose(gradient(whole), gradient(parts), atol=1e-6)
+    assert torch.allclose(gradient(whole), gradient(parts), atol=1e-5)
 
 
 def test_masked_tokens_do_not_enter_the_denominator():
