@@ -11,7 +11,7 @@ import ctypes
 import gc
 import math
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch.nn.functional import cross_entropy, pad
@@ -20,6 +20,9 @@ from trl.trainer.sft_trainer import SFTTrainer
 
 from train.importance import correction_shares
 from train.prefix import share_prefix, shares
+
+if TYPE_CHECKING:
+    from trl.trainer.grpo_config import GRPOConfig
 
 IGNORED = -100
 _MMAP_THRESHOLD, _TRIM_THRESHOLD, _TOP_PAD = -3, -1, -2  # of mallopt(3)
@@ -109,6 +112,17 @@ class DirectGRPOTrainer(GRPOTrainer):
                 self._metrics["train"][name].append(gathered.mean().item())
         return out
 
+    def _prepare_inputs(self, generation_batch: Any) -> Any:
+        """Take rollouts in TRL's order, or on a CPU group by group where all of them make one optimiser step anyway."""
+        before = self._buffered_inputs
+        inputs = super()._prepare_inputs(generation_batch)
+        made, args = self._buffered_inputs, cast("GRPOConfig", self.args)
+        whole = args.gradient_accumulation_steps == args.steps_per_generation
+        if made is None or made is before or not whole or made[0]["prompt_ids"].device.type != "cpu":
+            return inputs
+        self._buffered_inputs = by_prompt(made)
+        return self._buffered_inputs[self._step % len(made)]
+
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Any:
         """Note which completion tokens count, (B, C), then TRL's loss."""
         self._scored = (inputs["completion_mask"] * inputs.get("tool_mask", 1)).bool()
@@ -158,6 +172,20 @@ class DirectGRPOTrainer(GRPOTrainer):
             entropy = -(log_probs.exp() * log_probs).sum(dim=-1)
         zeros = torch.zeros(scored_BC.shape, dtype=log_probs.dtype)
         return zeros.masked_scatter(scored_BC, chosen), zeros.masked_scatter(scored_BC, entropy)
+
+
+def by_prompt(batches: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Deal the rows of micro-batches out again, rows of one prompt together: what they share is computed once.
+
+    Args:
+        batches: micro-batches with `prompt_ids` (B, P) among their fields; fields that are not tensors of B rows stay.
+    """
+    fields = [name for name, value in batches[0].items() if isinstance(value, torch.Tensor) and value.ndim]
+    rows = {name: torch.cat([batch[name] for batch in batches]) for name in fields}
+    prompts = rows["prompt_ids"].tolist()
+    order = torch.tensor(sorted(range(len(prompts)), key=prompts.__getitem__))
+    parts = {name: value[order].split([len(batch["prompt_ids"]) for batch in batches]) for name, value in rows.items()}
+    return [batch | {name: part[i] for name, part in parts.items()} for i, batch in enumerate(batches)]
 
 
 def used_columns(attention_mask: torch.Tensor, logits_to_keep: int) -> tuple[int, int]:
