@@ -65,8 +65,10 @@ def run_of(tmp_path: Path) -> Path:
 
 
 def test_the_held_out_problems_of_a_run_are_measured(
-    judge: EvenJudge, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):  # noqa: F811
+    judge: EvenJudge,  # noqa: F811
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+):
     run, out = run_of(tmp_path), tmp_path / "out"
     command = ["--candidates", str(run), "--model", "scripted-teacher", "--out", str(out), "--bootstrap", "0"]
     chosen = ["--variants", "both,forward,single_pass"]
