@@ -18,8 +18,7 @@ from array import array
 from collections import Counter, deque
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
-from typing import Literal, Self
+from typing import Self
 
 import torch
 from transformers import PreTrainedModel
@@ -27,81 +26,10 @@ from transformers import PreTrainedModel
 from agents.kv import KVStore
 from agents.openmp import release_threads
 from agents.packed import Chunk, DecodingMode, build_layout
+from agents.requests import Completion, EngineStats, Request, Row
 from agents.sampling import choose, scale, top
+from agents.slots import Slot, SlotTable
 from tools.errors import ModelError
-
-WORTH_WAITING = 16  # tokens of prefix being encoded right now for which a request waits instead of encoding them too
-
-
-@dataclass(frozen=True)
-class Request:
-    """What to complete. `prompt` is the whole conversation; `top_logprobs` asks for the k best at each position."""
-
-    prompt: tuple[int, ...]
-    max_tokens: int
-    temperature: float = 0.0
-    stop: frozenset[int] = frozenset()
-    top_logprobs: int | None = None
-
-
-@dataclass(frozen=True)
-class Completion:
-    """What the model wrote: the stop token is included, log-probabilities are those of the sampling distribution.
-
-    `cached_tokens` counts the prompt tokens that a slot held already.
-    """
-
-    token_ids: tuple[int, ...]
-    logprobs: tuple[float, ...]
-    finish_reason: Literal["stop", "length"]
-    top_logprobs: tuple[dict[int, float], ...] | None = None
-    cached_tokens: int = 0
-
-
-@dataclass
-class EngineStats:
-    """Counts since the engine was made: tokens fed and sampled, forwards, prompt tokens taken from slots."""
-
-    forwards: int = 0
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    sampled_tokens: int = 0
-    shared_requests: int = 0
-
-
-@dataclass(eq=False)
-class _Row:
-    """A live request, and everyone who waits for it (identical greedy requests are computed once)."""
-
-    request: Request
-    room: int  # tokens that may be sampled
-    noise: random.Random
-    waiting: list[Future[Completion]]
-    tokens: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    tops: list[dict[int, float]] = field(default_factory=list)
-    cached: int = 0
-
-    @property
-    def abandoned(self) -> bool:
-        return all(future.cancelled() for future in self.waiting)
-
-    @property
-    def finish_reason(self) -> Literal["stop", "length"] | None:
-        if self.tokens and self.tokens[-1] in self.request.stop:
-            return "stop"
-        return "length" if len(self.tokens) >= self.room else None
-
-
-@dataclass(eq=False)
-class _Slot:
-    """A row of the store: the tokens it holds or will hold, and how many of them have keys and values."""
-
-    index: int
-    ids: list[int] = field(default_factory=list)
-    computed: int = 0
-    row: _Row | None = None
-    used: int = 0
 
 
 class Engine:
@@ -141,8 +69,8 @@ class Engine:
         self._prefill_tokens = prefill_tokens
         self._mode = DecodingMode(model)
         self._store = KVStore()
-        self._slots = [_Slot(i) for i in range(slots)]
-        self._queue: deque[_Row] = deque()
+        self._slots = SlotTable(slots, self._store)
+        self._queue: deque[Row] = deque()
         self._asked: Counter[bytes] = Counter()
         self._epoch = 0
         self._clock = 0
@@ -220,18 +148,18 @@ class Engine:
                 return future
             if not self._rows():
                 release_threads()
-            self._queue.append(_Row(request, room, self._noise(request), [future]))
+            self._queue.append(Row(request, room, self._noise(request), [future]))
             self._wake.notify_all()
         return future
 
-    def _twin(self, request: Request) -> _Row | None:
+    def _twin(self, request: Request) -> Row | None:
         """Return the live row that will give the same answer: greedy requests only."""
         if request.temperature > 0:
             return None
         return next((row for row in self._rows() if row.request == request and not row.abandoned), None)
 
-    def _rows(self) -> list[_Row]:
-        return [*self._queue, *(slot.row for slot in self._slots if slot.row is not None)]
+    def _rows(self) -> list[Row]:
+        return [*self._queue, *self._slots.rows()]
 
     def _noise(self, request: Request) -> random.Random:
         """Return the noise of a request: the k-th request for a prompt draws the same, whatever runs beside it."""
@@ -257,13 +185,13 @@ class Engine:
                     failure.__cause__ = error
                     self._fail(failure)
             for row in done:
-                _deliver(row)
+                row.deliver()
 
-    def _step(self) -> list[_Row]:
+    def _step(self) -> list[Row]:
         """Admit, run one forward, sample, and return the rows that finished."""
         self._clock += 1
         self._admit()
-        fed = self._feed()
+        fed = self._slots.feed(self._prefill_tokens)
         if not fed:
             return []
         self._store.reserve(max(s.index for s, _ in fed) + 1, max(s.computed + n for s, n in fed))
@@ -275,55 +203,23 @@ class Engine:
             return []
         self._sample([fed[i][0] for i in ready], logits_RV if len(ready) == len(fed) else logits_RV[ready])
         with self._wake:  # a twin must not join a row that is being delivered
-            return [row for i in ready if (row := _released(fed[i][0])) is not None]
+            return [row for i in ready if (row := fed[i][0].released()) is not None]
 
     def _admit(self) -> None:
         """Give slots to queued requests; drop those that nobody waits for."""
-        for slot in self._slots:
-            if slot.row is not None and slot.row.abandoned:
-                _idle(slot)
+        self._slots.drop_abandoned()
         with self._wake:
             waiting, self._queue = self._queue, deque()
             for row in waiting:
-                if not row.abandoned and not self._place(row):
+                if row.abandoned:
+                    continue
+                if self._slots.place(row, self._clock):
+                    self.stats.cached_tokens += row.cached
+                    self.stats.prompt_tokens += len(row.request.prompt)
+                else:
                     self._queue.append(row)
 
-    def _place(self, row: _Row) -> bool:
-        """Find a slot for a row, and take over what the slots hold of its prompt; False: it has to wait."""
-        idle = [slot for slot in self._slots if slot.row is None]
-        if not idle:
-            return False
-        prompt = row.request.prompt
-        usable = len(prompt) - 1  # the last token is fed in any case: its logits are wanted
-        shared = [(min(common_prefix(slot.ids, prompt), usable), slot) for slot in self._slots if slot.ids]
-        best, source = max(((min(n, s.computed), s) for n, s in shared), key=lambda x: x[0], default=(0, None))
-        coming = max((n for n, s in shared if s.row is not None), default=0)
-        if coming - best >= WORTH_WAITING:
-            return False
-        extended = [s for n, s in shared if s.row is None and n == best == len(s.ids)]
-        target = extended[0] if extended else min(idle, key=lambda s: (bool(s.ids), s.used, s.index))
-        if source is not None and best and target is not source and not extended:
-            self._store.reserve(target.index + 1, best)
-            self._store.copy(source.index, target.index, best)
-        target.ids, target.computed, target.row, target.used = list(prompt), best, row, self._clock
-        row.cached = best
-        self.stats.cached_tokens += best
-        self.stats.prompt_tokens += len(prompt)
-        return True
-
-    def _feed(self) -> list[tuple[_Slot, int]]:
-        """Return how many tokens each slot feeds: prompts oldest first, within the budget; single tokens come first."""
-        fed, budget = [], self._prefill_tokens
-        for slot in sorted((s for s in self._slots if s.row is not None), key=lambda s: (s.used, s.index)):
-            count = left = len(slot.ids) - slot.computed
-            if left > 1:
-                count = min(left, budget)
-                budget -= count
-            if count:
-                fed.append((slot, count))
-        return sorted(fed, key=lambda x: (x[1] > 1, x[0].index))
-
-    def _forward(self, fed: Sequence[tuple[_Slot, int]]) -> torch.Tensor:
+    def _forward(self, fed: Sequence[tuple[Slot, int]]) -> torch.Tensor:
         """Run the model over the new tokens; return the logits `[R, V]` after the last token of each slot."""
         device = self.model.device
         chunks = [Chunk(slot.index, slot.computed, n) for slot, n in fed]
@@ -342,7 +238,7 @@ class Engine:
             )
         return out.logits[0]
 
-    def _sample(self, slots: Sequence[_Slot], logits_RV: torch.Tensor) -> None:
+    def _sample(self, slots: Sequence[Slot], logits_RV: torch.Tensor) -> None:
         """Append one token to each slot's row and to the slot."""
         rows = [slot.row for slot in slots if slot.row is not None]
         device = logits_RV.device
@@ -366,52 +262,9 @@ class Engine:
             rows = self._rows()
             self._forget()
         for row in rows:
-            for future in row.waiting:
-                if future.set_running_or_notify_cancel():
-                    future.set_exception(error)
+            row.fail(error)
 
     def _forget(self) -> None:
         self._queue.clear()
         self._asked.clear()
-        self._store.clear()
-        self._slots = [_Slot(i) for i in range(len(self._slots))]
-
-
-def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
-    """Return how many leading tokens two sequences share (by halving: slices compare at C speed)."""
-    low, high = 0, min(len(a), len(b))
-    a, b = list(a[:high]), list(b[:high])
-    while low < high:
-        middle = (low + high + 1) // 2
-        if a[low:middle] == b[low:middle]:
-            low = middle
-        else:
-            high = middle - 1
-    return low
-
-
-def _idle(slot: _Slot) -> None:
-    """Free a slot for others; what it has keys and values for stays usable."""
-    slot.row = None
-    del slot.ids[slot.computed :]
-
-
-def _released(slot: _Slot) -> _Row | None:
-    """Return the row of a slot and idle the slot when the row has finished."""
-    row = slot.row
-    if row is None or row.finish_reason is None:
-        return None
-    _idle(slot)
-    return row
-
-
-def _deliver(row: _Row) -> None:
-    """Hand the completion to everyone who waits for it."""
-    reason = row.finish_reason
-    if reason is None:
-        raise ModelError("a row was delivered before it finished")
-    tops = tuple(row.tops) if row.request.top_logprobs else None
-    completion = Completion(tuple(row.tokens), tuple(row.logprobs), reason, tops, row.cached)
-    for future in row.waiting:
-        if future.set_running_or_notify_cancel():
-            future.set_result(completion)
+        self._slots.clear()

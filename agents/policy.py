@@ -24,8 +24,8 @@ from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatGeneration, ChatResult
 from pydantic import ConfigDict, PrivateAttr, SkipValidation
 
-from agents.engine import Completion, Request
 from agents.protocol import wire_messages
+from agents.requests import Completion, Request
 from tools.errors import ModelError
 
 _MARK = "\ue000"  # a private-use character: stands inside a special-token string that came from a message

@@ -122,7 +122,7 @@ class GrpoConfig(Section):
     num_generations: int = Field(
         default=4, ge=2, description="rollouts a prompt (G); reagent_u has G first answers and G refined ones"
     )
-    micro_batch: int = Field(default=2, ge=1, description="rollouts a forward pass")
+    micro_batch: int = Field(default=4, ge=1, description="rollouts a forward pass")
     mini_groups: int | None = Field(
         default=None, ge=1, description="prompts an optimiser step, where a batch is several; null: all of the batch"
     )

@@ -3,14 +3,15 @@
 TRL projects hidden states to the vocabulary in tiles and recomputes them in the backward pass: that saves memory on a
 GPU and costs a third of the time of a small model on a CPU. There, the head is applied once, to scored positions only.
 TRL also pads every row of a GRPO step to the longest of the step: columns that are padding in all rows of a micro-batch
-are cut. On a GPU everything is TRL's own.
+are cut; on a CPU there is no padding at all, and what the rows begin with in common is computed once
+(`train/prefix.py`). On a GPU everything is TRL's own.
 """
 
 import ctypes
 import gc
 import math
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch.nn.functional import cross_entropy, pad
@@ -18,6 +19,10 @@ from trl.trainer.grpo_trainer import GRPOTrainer
 from trl.trainer.sft_trainer import SFTTrainer
 
 from train.importance import correction_shares
+from train.prefix import share_prefix, shares
+
+if TYPE_CHECKING:
+    from trl.trainer.grpo_config import GRPOConfig
 
 IGNORED = -100
 _MMAP_THRESHOLD, _TRIM_THRESHOLD, _TOP_PAD = -3, -1, -2  # of mallopt(3)
@@ -52,6 +57,11 @@ def scored_logits(
         (number of scored tokens, vocabulary).
     """
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if shares(base, input_ids):
+        rows = share_prefix(input_ids, attention_mask, scored, base.dtype)
+        inputs = {"input_ids": rows.ids_1N, "position_ids": rows.position_1N, "attention_mask": rows.mask_11NN}
+        hidden = base.base_model(**inputs, use_cache=False).last_hidden_state
+        return base.get_output_embeddings()(hidden[0, rows.predictor_S])
     hidden = base.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
     return base.get_output_embeddings()(hidden[:, :-1][scored])
 
@@ -100,9 +110,20 @@ class DirectGRPOTrainer(GRPOTrainer):
                 cap=self.vllm_importance_sampling_clip_max or math.inf,
             )
             for name, value in shares.items():
-                gathered: Any = self.accelerator.gather(torch.tensor(value, device=self.accelerator.device))
+                gathered = self.accelerator.gather(torch.tensor(value, device=self.accelerator.device))
                 self._metrics["train"][name].append(gathered.mean().item())
         return out
+
+    def _prepare_inputs(self, generation_batch: Any) -> Any:
+        """Take rollouts in TRL's order, or on a CPU group by group where all of them make one optimiser step anyway."""
+        before = self._buffered_inputs
+        inputs = super()._prepare_inputs(generation_batch)
+        made, args = self._buffered_inputs, cast("GRPOConfig", self.args)
+        whole = args.gradient_accumulation_steps == args.steps_per_generation
+        if made is None or made is before or not whole or made[0]["prompt_ids"].device.type != "cpu":
+            return inputs
+        self._buffered_inputs = by_prompt(made)
+        return self._buffered_inputs[self._step % len(made)]
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Any:
         """Note which completion tokens count, (B, C), then TRL's loss.
@@ -159,6 +180,20 @@ class DirectGRPOTrainer(GRPOTrainer):
             entropy = -(log_probs.exp() * log_probs).sum(dim=-1)
         zeros = torch.zeros(scored_BC.shape, dtype=log_probs.dtype)
         return zeros.masked_scatter(scored_BC, chosen), zeros.masked_scatter(scored_BC, entropy)
+
+
+def by_prompt(batches: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Deal the rows of micro-batches out again, rows of one prompt together: what they share is computed once.
+
+    Args:
+        batches: micro-batches with `prompt_ids` (B, P) among their fields; fields that are not tensors of B rows stay.
+    """
+    fields = [name for name, value in batches[0].items() if isinstance(value, torch.Tensor) and value.ndim]
+    rows = {name: torch.cat([batch[name] for batch in batches]) for name in fields}
+    prompts = rows["prompt_ids"].tolist()
+    order = torch.tensor(sorted(range(len(prompts)), key=prompts.__getitem__))
+    parts = {name: value[order].split([len(batch["prompt_ids"]) for batch in batches]) for name, value in rows.items()}
+    return [batch | {name: part[i] for name, part in parts.items()} for i, batch in enumerate(batches)]
 
 
 def used_columns(attention_mask: torch.Tensor, logits_to_keep: int) -> tuple[int, int]:

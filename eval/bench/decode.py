@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
-from agents.engine import Engine, Request
+from agents.engine import Engine
+from agents.requests import Request
 
 TURNS = ((24, 24), (12, 16), (8, 8))  # longest reply and tokens added before the next turn
 

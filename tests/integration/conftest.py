@@ -1,15 +1,14 @@
 """One tiny run of the real command, shared by the tests of what it leaves behind."""
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.integration.commands import run
+
 TINY = (
     *("tasks.n_harvest=6", "tasks.n_grpo=12", "tasks.n_eval=2", "solver.k=4", "eval.k=3", "eval.bootstrap=20"),
     *("sft.max_steps=2", "sft.batch=4", "sft.save_steps=1", "grpo.steps=1", "grpo.groups=2", "grpo.num_generations=2"),
@@ -26,17 +25,9 @@ class Outcome(NamedTuple):
     err: str
 
 
-def command(*sets: str) -> list[str]:
-    """Return the command line of a run."""
-    return [sys.executable, "-m", "distill.run", "--set", *sets]
-
-
 def run_cli(*sets: str, seconds: float = 420) -> subprocess.CompletedProcess[str]:
     """Run the command to its end."""
-    env = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    return subprocess.run(
-        command(*sets), capture_output=True, text=True, cwd=ROOT, env=env, timeout=seconds, check=False
-    )
+    return run("distill.run", "--set", *sets, seconds=seconds)
 
 
 @pytest.fixture(scope="session")

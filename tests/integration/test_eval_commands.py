@@ -1,22 +1,16 @@
 """The evaluation commands as a user runs them: the scripted teacher on a small file, killed and resumed."""
 
 import json
-import os
-import signal
-import sqlite3
 import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 from langchain_core.messages import HumanMessage
 
-from agents.scripted_solver import ScriptedSolver
-from agents.types import Task
 from eval.verifier import Verifier, context_of, identity, open_model
+from tests.integration import commands
+from tests.integration.commands import kill_when, trajectories_in, write_sums
 
-ROOT = Path(__file__).parents[2]
 SMALL = ("--model", "scripted-teacher", "--bootstrap", "50", "--draws", "8")
 pytestmark = pytest.mark.integration
 
@@ -24,62 +18,24 @@ pytestmark = pytest.mark.integration
 @pytest.fixture(scope="module")
 def candidates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve sums with six solutions each, half of them wrong, scored by a scorer that knows."""
-    path = tmp_path_factory.mktemp("data") / "sums.jsonl"
-    solver = ScriptedSolver(error_rate=0.5, seed=1)
-    with path.open("w") as out:
-        for i in range(12):
-            numbers = (37 + 11 * i, 58 + 7 * i, 19 + 5 * i)
-            task = Task(question=f"Calculate {numbers[0]} + {numbers[1]} - {numbers[2]}.")
-            answer = numbers[0] + numbers[1] - numbers[2]
-            samples = [solver.solve(task.question, "", k) for k in range(6)]
-            right = [s.endswith(f"A: {answer}") for s in samples]
-            record = {
-                "question": task.question,
-                "ground_truth": str(answer),
-                "samples": samples,
-                "evaluations": [{"correct": r} for r in right],
-                "orm_scores": [float(r) for r in right],
-                "level": f"Level {1 + i % 2}",
-            }
-            out.write(json.dumps(record) + "\n")
-    return path
-
-
-def command(name: str, *args: object) -> list[str]:
-    return [sys.executable, "-m", f"eval.{name}", *map(str, args)]
+    return write_sums(
+        tmp_path_factory.mktemp("data") / "sums.jsonl",
+        12,
+        6,
+        evaluations=lambda _, right: [{"correct": r} for r in right],
+        orm_scores=lambda _, right: [float(r) for r in right],
+        level=lambda i, _: f"Level {1 + i % 2}",
+    )
 
 
 def run(name: str, *args: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(name, *args), cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
-
-
-def reviewed(folder: Path) -> int:
-    path = folder / "store.sqlite"
-    if not path.exists():
-        return 0
-    try:
-        with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as db:
-            return db.execute("SELECT count(*) FROM trajectories").fetchone()[0]
-    except sqlite3.OperationalError:
-        return 0
+    return commands.run(f"eval.{name}", *args)
 
 
 def kill_after(name: str, folder: Path, trajectories: int, *args: object) -> None:
     """Start a command and kill it when its store holds so many trajectories."""
-    process = subprocess.Popen(
-        command(name, *args, "--out", folder, "--concurrency", 1),
-        cwd=ROOT,
-        start_new_session=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    end = time.monotonic() + 120
-    while reviewed(folder) < trajectories:
-        assert process.poll() is None, "the command ended before it could be killed"
-        assert time.monotonic() < end
-        time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    more = ("--out", folder, "--concurrency", 1)
+    kill_when(lambda: trajectories_in(folder) >= trajectories, f"eval.{name}", *args, *more, seconds=120)
 
 
 def numbers(folder: Path, name: str) -> dict:
@@ -98,10 +54,10 @@ def test_best_of_n_killed_and_resumed_equals_a_run_in_one_go(candidates: Path, t
     whole = run("best_of_n", *args, "--out", tmp_path / "whole")
     assert whole.returncode == 0, whole.stderr
     kill_after("best_of_n", tmp_path / "killed", 9, *args)
-    held = reviewed(tmp_path / "killed")
+    held = trajectories_in(tmp_path / "killed")
     resumed = run("best_of_n", *args, "--out", tmp_path / "killed")
     assert resumed.returncode == 0, resumed.stderr
-    assert 9 <= held < reviewed(tmp_path / "killed") == reviewed(tmp_path / "whole")
+    assert 9 <= held < trajectories_in(tmp_path / "killed") == trajectories_in(tmp_path / "whole")
     ours, theirs = (numbers(tmp_path / name, "best_of_n.json") for name in ("killed", "whole"))
     assert ours == theirs
     assert set(ours["curves"]) >= {"pass_at_1", "majority", "orm", "verifier", "weighted", "selective", "oracle"}
@@ -127,7 +83,7 @@ def test_selective_reviews_less_and_resumes(candidates: Path, tmp_path: Path):
     assert "Selective verification asked for" in done.stdout
     rows = [json.loads(line) for line in (tmp_path / "s" / "candidates.jsonl").read_text().splitlines()]
     assert (
-        reviewed(tmp_path / "s")
+        trajectories_in(tmp_path / "s")
         == 2 * len({r["text"] for r in rows if r["reviewed"]})
         < 2 * len({r["text"] for r in rows})
     )

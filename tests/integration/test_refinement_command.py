@@ -1,18 +1,14 @@
 """`python -m eval.refinement` as a user runs it: scripted models on a small file, killed and resumed."""
 
 import json
-import os
-import signal
 import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 
-from agents.scripted_solver import ScriptedSolver
+from tests.integration import commands
+from tests.integration.commands import kill_when, write_sums
 
-ROOT = Path(__file__).parents[2]
 SMALL = ("--model", "scripted-teacher", "--rounds", 2, "--bootstrap", 50)
 pytestmark = pytest.mark.integration
 
@@ -20,23 +16,11 @@ pytestmark = pytest.mark.integration
 @pytest.fixture(scope="module")
 def candidates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Ten sums with four solutions each, half of them wrong."""
-    path = tmp_path_factory.mktemp("data") / "sums.jsonl"
-    solver = ScriptedSolver(error_rate=0.5, seed=1)
-    with path.open("w") as out:
-        for i in range(10):
-            a, b, c = 37 + 11 * i, 58 + 7 * i, 19 + 5 * i
-            question = f"Calculate {a} + {b} - {c}."
-            samples = [solver.solve(question, "", k) for k in range(4)]
-            out.write(json.dumps({"question": question, "ground_truth": str(a + b - c), "samples": samples}) + "\n")
-    return path
-
-
-def command(*args: object) -> list[str]:
-    return [sys.executable, "-m", "eval.refinement", *map(str, args)]
+    return write_sums(tmp_path_factory.mktemp("data") / "sums.jsonl", 10, 4)
 
 
 def run(*args: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*args), cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
+    return commands.run("eval.refinement", *args)
 
 
 def lines(folder: Path) -> list[dict]:
@@ -47,20 +31,8 @@ def lines(folder: Path) -> list[dict]:
 
 def kill_after(folder: Path, n: int, *args: object) -> None:
     """Start the command and kill it when its journal holds so many lines."""
-    process = subprocess.Popen(
-        command(*args, "--out", folder, "--concurrency", 1),
-        cwd=ROOT,
-        start_new_session=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    end = time.monotonic() + 120
-    while len(lines(folder)) < n:
-        assert process.poll() is None, "the command ended before it could be killed"
-        assert time.monotonic() < end
-        time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    more = ("--out", folder, "--concurrency", 1)
+    kill_when(lambda: len(lines(folder)) >= n, "eval.refinement", *args, *more, seconds=120)
 
 
 def curves(folder: Path) -> dict:

@@ -1,18 +1,14 @@
 """The real command at tiny size: what it leaves, kill and resume, bad input, nothing accepted."""
 
 import json
-import os
-import signal
-import sqlite3
-import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from agents.store import Store
-from tests.integration.conftest import ROOT, TINY, Outcome, command, read_json, run_cli
+from tests.integration.commands import kill_when, trajectories_in
+from tests.integration.conftest import TINY, Outcome, read_json, run_cli
 
 pytestmark = pytest.mark.integration
 
@@ -88,40 +84,16 @@ def rows_of(folder: Path, model: str) -> list[tuple]:
         ]
 
 
-def count(folder: Path) -> int:
-    path = folder / "store.sqlite"
-    if not path.exists():
-        return 0
-    try:
-        with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as db:
-            return db.execute("SELECT count(*) FROM trajectories").fetchone()[0]
-    except sqlite3.OperationalError:
-        return 0
-
-
-def kill_when(process: subprocess.Popen, reached, seconds: float = 300) -> None:
-    end = time.monotonic() + seconds
-    while not reached():
-        assert process.poll() is None, "the run ended before it could be killed"
-        assert time.monotonic() < end
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-
-
 def test_kill_and_resume_in_the_harvest_and_in_training(tiny_run: Outcome, tmp_path: Path):
     sets = ("name=tiny", f"out={tmp_path}", *TINY)
     folder = tmp_path / "tiny"
     conditions = (
-        lambda: count(folder) >= 5,
-        lambda: count(folder) >= 20,
+        lambda: trajectories_in(folder) >= 5,
+        lambda: trajectories_in(folder) >= 20,
         lambda: any(folder.glob("sft/checkpoint-1/trainer_state.json")),
     )
     for reached in conditions:
-        process = subprocess.Popen(
-            command(*sets), cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        kill_when(process, reached)
+        kill_when(reached, "distill.run", "--set", *sets)
     done = run_cli(*sets)
     assert done.returncode == 0, done.stderr
     assert rows_of(folder, "scripted-teacher") == rows_of(tiny_run.folder, "scripted-teacher")

@@ -214,11 +214,14 @@ async def test_a_cancelled_call_ends_its_interpreter_only(sandbox: Sandbox) -> N
 
 
 @pytest.mark.parametrize("after", [0.0, 0.005, 0.02, 0.05])
-async def test_a_start_that_is_cancelled_leaves_nothing(sandbox: Sandbox, after: float) -> None:
+async def test_a_start_that_is_cancelled_leaves_the_sandbox_usable(sandbox: Sandbox, after: float) -> None:
     start = asyncio.create_task(sandbox.open())
     await asyncio.sleep(after)
     start.cancel()
     await asyncio.gather(start, return_exceptions=True)
+    session = await sandbox.open()
+    assert (await session.run("1 + 1")).value == "2"
+    await session.close()
 
 
 async def test_many_sessions_at_once(sandbox: Sandbox) -> None:

@@ -1,26 +1,19 @@
 """`eval.solve` as a user runs it: killed and resumed, read by the other commands, a tiny model, programs."""
 
 import json
-import os
-import signal
 import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.integration import commands
+from tests.integration.commands import kill_when
+
 pytestmark = pytest.mark.integration
 
 
-def command(*args: object) -> list[str]:
-    return [sys.executable, "-m", "eval.solve", *map(str, args)]
-
-
 def run(*args: object) -> subprocess.CompletedProcess[str]:
-    env = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    return subprocess.run(command(*args), cwd=ROOT, capture_output=True, text=True, timeout=240, check=False, env=env)
+    return commands.run("eval.solve", *args)
 
 
 def records(path: Path) -> list[dict]:
@@ -59,16 +52,9 @@ def test_killed_and_resumed_equals_a_run_in_one_go(sums: Path, tmp_path: Path):
     done = run(*args, "--out", whole)
     assert done.returncode == 0, done.stderr
     journal = tmp_path / "killed.samples.jsonl"
-    process = subprocess.Popen(
-        command(*args, "--out", killed), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    kill_when(
+        lambda: journal.exists() and journal.read_bytes().count(b"\n") >= 60, "eval.solve", *args, "--out", killed
     )
-    end = time.monotonic() + 120
-    while not journal.exists() or journal.read_bytes().count(b"\n") < 60:
-        assert process.poll() is None, "the command ended before it could be killed"
-        assert time.monotonic() < end
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
     assert not killed.exists()
     held = journal.read_bytes().rpartition(b"\n")[0].split(b"\n")
     again = run(*args, "--out", killed)
@@ -94,14 +80,7 @@ def test_the_file_goes_through_best_of_n_and_verdicts(sums: Path, tmp_path: Path
     assert done.returncode == 0, done.stderr
     for name, extra in (("best_of_n", []), ("best_of_n", ["--selective"]), ("verdicts", [])):
         words = ["--candidates", out, "--model", "scripted-teacher", "--out", tmp_path / f"{name}{len(extra)}", *extra]
-        ran = subprocess.run(
-            [sys.executable, "-m", f"eval.{name}", *map(str, words), "--bootstrap", "20"],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=240,
-            check=False,
-        )
+        ran = commands.run(f"eval.{name}", *words, "--bootstrap", 20)
         assert ran.returncode == 0, ran.stderr
     report = json.loads((tmp_path / "verdicts0" / "verdicts.json").read_text())
     assert report["groups"]["all"]["metrics"]["n"] == 24 and report["disagreements"] == []

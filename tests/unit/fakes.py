@@ -10,6 +10,7 @@ from langchain_core.outputs import ChatGeneration, ChatResult
 from pydantic import Field
 
 from tools.base import Tool, ToolResult
+from tools.errors import ModelError
 
 PLAN = "<plan>v1: add</plan>"
 CALL = '<tool_call>{"name": "python", "arguments": {"code": "print(1+1)"}}</tool_call>'
@@ -64,6 +65,23 @@ class FakeSolver(FakeChat):
     def reply_to(self, stage: str, session: str, asked: int) -> Reply:
         """Choose by the sample's index."""
         return self.replies["solve"][int(session.rpartition(":")[2])]
+
+
+class EvenJudge(FakeChat):
+    """Verifies: accepts the solutions that end with an even digit; fails on those with `down` in them."""
+
+    model_id: str = "scripted-teacher"
+    down: str = "none"
+    findings: str = "fine"
+
+    def reply_to(self, stage: str, session: str, asked: int) -> Reply:
+        """Look for the solution in the session's own messages."""
+        messages = next(m for m, given in reversed(self.sent) if given["session"] == session)
+        text = "".join(str(m.content) for m in messages)
+        if self.down in text:
+            return ModelError("gone")
+        good = text.split("Solution:\n")[1].split("\n")[0][-1] in "02468"
+        return {"plan": "<plan>look</plan>", "validate": self.findings, "verdict": TRUE if good else FALSE}[stage]
 
 
 def answer(text: str, tokens: tuple[int, int] = (10, 5), **metadata: Any) -> AIMessage:

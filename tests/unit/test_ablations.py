@@ -11,7 +11,8 @@ from eval import ablations
 from eval.ablations import VARIANTS, options, read_off_reviews, variants
 from eval.candidates import load_candidates
 from graphs.state import BidirectionalContext
-from tests.unit.test_reviews import PROBLEMS, Judge, judge  # noqa: F401
+from tests.unit.fakes import EvenJudge
+from tests.unit.test_reviews import PROBLEMS, judge  # noqa: F401
 from tools.errors import DataError
 
 
@@ -63,7 +64,11 @@ def run_of(tmp_path: Path) -> Path:
     return run
 
 
-def test_the_held_out_problems_of_a_run_are_measured(judge: Judge, tmp_path: Path, capsys: pytest.CaptureFixture[str]):  # noqa: F811
+def test_the_held_out_problems_of_a_run_are_measured(
+    judge: EvenJudge,  # noqa: F811
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+):
     run, out = run_of(tmp_path), tmp_path / "out"
     command = ["--candidates", str(run), "--model", "scripted-teacher", "--out", str(out), "--bootstrap", "0"]
     chosen = ["--variants", "both,forward,single_pass"]

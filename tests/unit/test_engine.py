@@ -10,9 +10,11 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from agents.engine import Completion, Engine, Request, common_prefix
+from agents.engine import Engine
 from agents.packed import Chunk, build_layout
+from agents.requests import Completion, Request
 from agents.sampling import choose, scale, top
+from agents.slots import common_prefix
 from tests.unit.tiny import tiny_model
 from tools.errors import ModelError
 

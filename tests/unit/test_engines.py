@@ -13,13 +13,14 @@ import pytest
 from langchain_core.messages import AIMessage, HumanMessage
 from torch.nn import Identity
 
-from agents.engine import Request
+from agents.requests import Request
 from tests.unit.tiny import TEMPLATE, tiny_tokenizer
 from tools.errors import ConfigError, ModelError
-from train import engines
-from train.engines import Colocated, Served, Vllm, check_engine, completion
+from train import vllm_decoders
+from train.engines import Vllm, check_engine
 from train.grpo import batches, vllm_arguments
 from train.settings import GrpoConfig
+from train.vllm_decoders import Colocated, Served, completion
 
 END = 2
 
@@ -274,19 +275,19 @@ def test_trls_options_for_each_engine():
 
 
 def test_trl_knows_every_option(tmp_path):
-    """TRL's configuration takes them; a batch of 4 groups of 4 in updates of 2 groups: 8 micro-batches, 4 an update."""
+    """TRL's configuration takes them; a batch of 4 groups of 4 in updates of 2 groups: 4 micro-batches, 2 an update."""
     from train.grpo import grpo_arguments
 
     made = grpo_arguments(
         settings(engine="vllm_colocate", mini_groups=2, loss={"importance": "token_truncate"}), 999, tmp_path, 0
     )
     assert (made.use_vllm, made.vllm_mode, made.vllm_importance_sampling_mode) == (True, "colocate", "token_truncate")
-    assert (made.per_device_train_batch_size, made.gradient_accumulation_steps, made.steps_per_generation) == (2, 4, 8)
+    assert (made.per_device_train_batch_size, made.gradient_accumulation_steps, made.steps_per_generation) == (4, 2, 4)
     assert (made.epsilon, made.epsilon_high, made.beta) == (0.2, 0.28, 0.0)
     assert batches(settings(), processes=2) == {
-        "per_device_train_batch_size": 2,
-        "gradient_accumulation_steps": 4,
-        "steps_per_generation": 4,
+        "per_device_train_batch_size": 4,
+        "gradient_accumulation_steps": 2,
+        "steps_per_generation": 2,
     }
     small = settings(groups=2, num_generations=2, micro_batch=8)
     assert batches(small, processes=2)["per_device_train_batch_size"] == 2
@@ -299,5 +300,5 @@ def test_a_thread_of_vllm_uses_the_trainers_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "set_device", used.append)
     for kind in ("cuda", "cpu"):
         device = SimpleNamespace(type=kind)
-        engines._use_device(SimpleNamespace(accelerator=SimpleNamespace(device=device)))
+        vllm_decoders._use_device(SimpleNamespace(accelerator=SimpleNamespace(device=device)))
     assert [d.type for d in used] == ["cuda"]

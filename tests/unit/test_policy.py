@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
 
-from agents.engine import Completion, Engine, Request
+from agents.engine import Engine
 from agents.policy import PolicyChat
+from agents.requests import Completion, Request
 from tests.unit.tiny import TEMPLATE, tiny_model, tiny_tokenizer
 from tools.errors import ModelError
 

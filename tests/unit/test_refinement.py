@@ -17,7 +17,7 @@ from eval.refinement_report import Report, gains, sections, write
 from eval.refining import Item, Refiners, refine_items
 from graphs.critics import CRITICS
 from graphs.refine_state import RefineContext
-from tests.unit.fakes import FALSE, TRUE, FakeChat, Reply
+from tests.unit.fakes import EvenJudge, FakeChat, Reply
 from tools.errors import ConfigError, DataError, ModelError
 
 
@@ -138,22 +138,6 @@ def test_the_journal_survives_a_kill_in_the_middle_of_a_line(tmp_path: Path):
         pass
 
 
-class Judge(FakeChat):
-    """Accepts the solutions that end with an even digit; fails on those of `down`."""
-
-    model_id: str = "scripted-teacher"
-    down: str = "none"
-
-    def reply_to(self, stage: str, session: str, asked: int) -> Reply:
-        """Look for the solution in the session's own messages."""
-        messages = next(m for m, given in reversed(self.sent) if given["session"] == session)
-        text = "".join(str(m.content) for m in messages)
-        if self.down in text:
-            return ModelError("gone")
-        good = text.split("Solution:\n")[1].split("\n")[0][-1] in "02468"
-        return {"plan": "<plan>look</plan>", "validate": "Step 1: wrong.", "verdict": TRUE if good else FALSE}[stage]
-
-
 class Next(FakeChat):
     """Writes the solution again with the next number."""
 
@@ -169,9 +153,9 @@ class Next(FakeChat):
 
 
 @pytest.fixture
-def models(monkeypatch: pytest.MonkeyPatch) -> tuple[Judge, Next]:
+def models(monkeypatch: pytest.MonkeyPatch) -> tuple[EvenJudge, Next]:
     """Let fakes be the verifier and the refiner of every run."""
-    chats = Judge(), Next()
+    chats = EvenJudge(findings="Step 1: wrong."), Next()
 
     @contextmanager
     def opened(verifier: Any, option: str = "--model") -> Iterator[FakeChat]:
@@ -185,7 +169,7 @@ ITEMS = [Item("one", "q", "A: 1"), Item("two", "q", "A: 2"), Item("three", "r", 
 WHO = Refiners(RefineContext(rounds=2), ("verifier",), width=2)
 
 
-def test_refinements_are_made_once(models: tuple[Judge, Next], tmp_path: Path):
+def test_refinements_are_made_once(models: tuple[EvenJudge, Next], tmp_path: Path):
     judge, refiner = models
     found = refine_items(ITEMS, WHO, tmp_path)["verifier"]
     assert [[r.solution for r in found[i.name]] for i in ITEMS] == [["A: 1", "A: 2"], ["A: 2"], ["A: 3", "A: 4"]]
@@ -196,7 +180,7 @@ def test_refinements_are_made_once(models: tuple[Judge, Next], tmp_path: Path):
     assert (len(judge.sent), len(refiner.sent)) == calls
 
 
-def test_more_rounds_go_on_and_fewer_are_what_they_would_have_been(models: tuple[Judge, Next], tmp_path: Path):
+def test_more_rounds_go_on_and_fewer_are_what_they_would_have_been(models: tuple[EvenJudge, Next], tmp_path: Path):
     judge, refiner = models
     one = Refiners(RefineContext(rounds=1), ("verifier",))
     short = refine_items(ITEMS, one, tmp_path)["verifier"]
@@ -207,7 +191,7 @@ def test_more_rounds_go_on_and_fewer_are_what_they_would_have_been(models: tuple
     assert refine_items(ITEMS, one, tmp_path)["verifier"] == short
 
 
-def test_what_was_done_before_a_kill_is_not_asked_again(models: tuple[Judge, Next], tmp_path: Path):
+def test_what_was_done_before_a_kill_is_not_asked_again(models: tuple[EvenJudge, Next], tmp_path: Path):
     judge, refiner = models
     whole = refine_items(ITEMS, WHO, tmp_path / "whole")
     lines = (tmp_path / "whole" / "rounds.jsonl").read_bytes().splitlines(keepends=True)
@@ -227,7 +211,7 @@ def test_what_was_done_before_a_kill_is_not_asked_again(models: tuple[Judge, Nex
         assert len(judge.sent) + len(refiner.sent) == calls - asked
 
 
-def test_an_outage_is_an_entry_and_is_tried_again(models: tuple[Judge, Next], tmp_path: Path):
+def test_an_outage_is_an_entry_and_is_tried_again(models: tuple[EvenJudge, Next], tmp_path: Path):
     judge, refiner = models
     judge.down = "A: 3"
     with pytest.raises(ModelError, match=r"1 refinements failed; .* run the same command again.* gone"):
@@ -244,13 +228,13 @@ def test_an_outage_is_an_entry_and_is_tried_again(models: tuple[Judge, Next], tm
     assert len(judge.sent) - calls == 6  # the review of A: 3 is held, that of A: 4 is not
 
 
-def test_outages_in_a_row_stop_the_work(models: tuple[Judge, Next], tmp_path: Path):
+def test_outages_in_a_row_stop_the_work(models: tuple[EvenJudge, Next], tmp_path: Path):
     models[0].down = "A: "
     with pytest.raises(ModelError, match="2 failures in a row"):
         refine_items(ITEMS, WHO._replace(width=1, max_outages=2), tmp_path)
 
 
-def test_critics_begin_with_the_same_solution(models: tuple[Judge, Next], tmp_path: Path):
+def test_critics_begin_with_the_same_solution(models: tuple[EvenJudge, Next], tmp_path: Path):
     judge, _ = models
     found = refine_items(ITEMS, WHO._replace(critics=("verifier", "none")), tmp_path)
     assert [r.solution for r in found["none"]["two"]] == ["A: 2", "A: 3", "A: 4"]  # nobody says that it is right
@@ -260,7 +244,7 @@ def test_critics_begin_with_the_same_solution(models: tuple[Judge, Next], tmp_pa
     assert alone["none"]["two"][-1].solution == "A: 4" and len(judge.sent) == calls
 
 
-def test_a_folder_is_one_refiners(models: tuple[Judge, Next], tmp_path: Path):
+def test_a_folder_is_one_refiners(models: tuple[EvenJudge, Next], tmp_path: Path):
     refine_items(ITEMS, WHO, tmp_path)
     other = RefineContext(rounds=2, refiner_model="other", refiner_base_url="http://x/v1")
     with pytest.raises(ConfigError, match=r"refiner_model: 'scripted-refiner' there, 'other' here.*--out"):
@@ -314,7 +298,7 @@ def test_bad_files(record: dict | None, more: list[str], told: str, tmp_path: Pa
 
 
 def test_the_whole_command_labels_afterwards(
-    models: tuple[Judge, Next], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    models: tuple[EvenJudge, Next], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     """Of 1, 2 and 2 (right: 2) the first is mended; the two that are the same are refined once and count twice."""
     path, out = tmp_path / "f.jsonl", tmp_path / "out"

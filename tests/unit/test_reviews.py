@@ -17,26 +17,10 @@ from eval.reviews import default_folder, review_problems
 from eval.rows import load_rows, rows_of, save_rows
 from eval.selective import Rule
 from eval.verifier import Verifier, context_of, open_model
-from tests.unit.fakes import FALSE, TRUE, FakeChat, Reply, script
+from tests.unit.fakes import EvenJudge, script
 from tools.errors import ConfigError, DataError, ModelError
 
 VERIFIER = Verifier(context_of("scripted-teacher", None, []), width=4, max_outages=16)
-
-
-class Judge(FakeChat):
-    """Accepts the solutions that end with an even digit; fails on those of `down`."""
-
-    model_id: str = "scripted-teacher"
-    down: str = "none"
-
-    def reply_to(self, stage: str, session: str, asked: int) -> Reply:
-        """Look for the solution in the session's own messages."""
-        messages = next(m for m, given in reversed(self.sent) if given["session"] == session)
-        text = "".join(str(m.content) for m in messages)
-        if self.down in text:
-            return ModelError("gone")
-        good = text.split("Solution:\n")[1].split("\n")[0][-1] in "02468"
-        return {"plan": "<plan>look</plan>", "validate": "fine", "verdict": TRUE if good else FALSE}[stage]
 
 
 def problem(question: str, *answers: str) -> Problem:
@@ -51,19 +35,19 @@ PROBLEMS = [problem("q", "2", "3", "2"), problem("r", "5", "2")]
 
 
 @pytest.fixture
-def judge(monkeypatch: pytest.MonkeyPatch) -> Judge:
+def judge(monkeypatch: pytest.MonkeyPatch) -> EvenJudge:
     """Let a judge be the model of every review."""
-    chat = Judge(replies=script())
+    chat = EvenJudge(replies=script())
 
     @contextmanager
-    def opened(_verifier: Any) -> Iterator[Judge]:
+    def opened(_verifier: Any) -> Iterator[EvenJudge]:
         yield chat
 
     monkeypatch.setattr(reviews, "open_model", opened)
     return chat
 
 
-def test_reviews_are_made_once(judge: Judge, tmp_path: Path):
+def test_reviews_are_made_once(judge: EvenJudge, tmp_path: Path):
     found = review_problems(PROBLEMS, VERIFIER, tmp_path)
     assert len(found) == 4  # the third candidate of q repeats the first
     calls = len(judge.sent)
@@ -78,7 +62,7 @@ def test_reviews_are_made_once(judge: Judge, tmp_path: Path):
     assert load_rows(tmp_path / "rows.jsonl") == rows
 
 
-def test_an_outage_is_a_typed_row_and_is_tried_again(judge: Judge, tmp_path: Path):
+def test_an_outage_is_a_typed_row_and_is_tried_again(judge: EvenJudge, tmp_path: Path):
     judge.down = "A: 5"
     with pytest.raises(ModelError, match=r"1 reviews failed; .* run the same command again.* gone"):
         review_problems(PROBLEMS, VERIFIER, tmp_path)
@@ -93,7 +77,7 @@ def test_an_outage_is_a_typed_row_and_is_tried_again(judge: Judge, tmp_path: Pat
         assert all(row.trajectory.stop_reason is StopReason.COMPLETED for row in store)
 
 
-def test_outages_in_a_row_stop_the_work(judge: Judge, tmp_path: Path):
+def test_outages_in_a_row_stop_the_work(judge: EvenJudge, tmp_path: Path):
     judge.down = "A: "
     with pytest.raises(ModelError, match="2 failures in a row"):
         review_problems(PROBLEMS, VERIFIER._replace(width=1, max_outages=2), tmp_path)
@@ -101,7 +85,7 @@ def test_outages_in_a_row_stop_the_work(judge: Judge, tmp_path: Path):
         assert len(list(store)) == 4
 
 
-def test_half_a_review_is_completed_and_what_is_stored_counts(judge: Judge, tmp_path: Path):
+def test_half_a_review_is_completed_and_what_is_stored_counts(judge: EvenJudge, tmp_path: Path):
     review_problems(PROBLEMS, VERIFIER, tmp_path)
     with Store(tmp_path / "store.sqlite") as store:
         key = next(row.trajectory.key for row in store)
@@ -113,7 +97,7 @@ def test_half_a_review_is_completed_and_what_is_stored_counts(judge: Judge, tmp_
         assert len(list(store)) == 8
 
 
-def test_a_folder_is_one_verifiers(judge: Judge, tmp_path: Path):
+def test_a_folder_is_one_verifiers(judge: EvenJudge, tmp_path: Path):
     review_problems(PROBLEMS, VERIFIER, tmp_path)
     other = Verifier(context_of("scripted-teacher", None, ["max_tokens=64"]))
     with pytest.raises(ConfigError, match=r"max_tokens: 512 there, 64 here.*--out"):
@@ -122,7 +106,7 @@ def test_a_folder_is_one_verifiers(judge: Judge, tmp_path: Path):
     assert len(review_problems(PROBLEMS, moved, tmp_path)) == 4  # where it is served does not matter
 
 
-def test_a_folder_holds_one_version_of_a_file(judge: Judge, tmp_path: Path):
+def test_a_folder_holds_one_version_of_a_file(judge: EvenJudge, tmp_path: Path):
     review_problems(PROBLEMS, VERIFIER, tmp_path)
     with pytest.raises(DataError, match="other candidates of the problem 'q'"):
         review_problems([problem("q", "2", "4")], VERIFIER, tmp_path)
@@ -155,7 +139,7 @@ def test_default_folder():
     assert default_folder(Path("gsm.jsonl"), "Qwen/Qwen3-4B") == Path("runs/eval/gsm-Qwen-Qwen3-4B")
 
 
-def test_selective_drives_the_graph_and_resumes(judge: Judge, tmp_path: Path):
+def test_selective_drives_the_graph_and_resumes(judge: EvenJudge, tmp_path: Path):
     """Problem q: 2 of 3 say 2, accepted at the first look; r: 5 is rejected or 2 accepted first, then the other."""
     rule = Rule(0.1, 0.1)
     outcomes, made = select_problems(PROBLEMS, VERIFIER, tmp_path, rule, seed=0)
@@ -171,13 +155,13 @@ def test_selective_drives_the_graph_and_resumes(judge: Judge, tmp_path: Path):
     assert (point.accuracy, point.tokens) == (1.0, len(made) * 30 / 2)
 
 
-def test_selective_with_an_outage_gives_no_answer(judge: Judge, tmp_path: Path):
+def test_selective_with_an_outage_gives_no_answer(judge: EvenJudge, tmp_path: Path):
     judge.down = "A: 2"
     with pytest.raises(ModelError, match="reviews failed"):
         select_problems(PROBLEMS, VERIFIER, tmp_path, Rule(), seed=0)
 
 
-def test_selection_clusters_answers_by_the_kind_of_the_task(judge: Judge, tmp_path: Path):
+def test_selection_clusters_answers_by_the_kind_of_the_task(judge: EvenJudge, tmp_path: Path):
     words = problem("w", "the cat 2", "Cat 2!")
     short = words.model_copy(update={"task": words.task.model_copy(update={"kind": "qa"})})
     asked = [
