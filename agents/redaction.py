@@ -25,13 +25,10 @@ from it. An answer that is spelled out ("eighteen"), or announced in words that 
 import re
 from collections.abc import Iterator
 
+from agents.numerals import NUMBER, sole_value, value_of, values_in
+
 WITHHELD = "[withheld]"
 
-_NUMBER = re.compile(  # "step 2", "turn 1", "c2" and "v2" are names, and so is no digit within a word
-    r"(?<![Ss]tep )(?<![Cc]heck )(?<![Ll]ine )(?<![Tt]urn )(?<![Mm]essage )(?<![Oo]bservation )(?<![A-Za-z_\d.])"
-    r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?"
-    r"|(?<![\w.])\.\d+"
-)
 _BOXED = re.compile(r"\\f?boxed\s*\{((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}")
 _OWN = re.compile(
     r"^[ \t>*_#]*(?:(?:final[ \t]+)?answer|(?-i:A))[ \t*_]*:[ \t*_]*(?P<line>\S[^\n]*)"
@@ -62,38 +59,6 @@ _SENTENCE_END = re.compile(r"[.;!?](?=\s|$)")
 _SENTENCES = re.compile(r"(?<=[.;!?])(?=\s)")
 _FINDING = re.compile(r"^[ \t>*_#-]*(?:Step|Check)[ \t]*(\d{1,4})\b", re.IGNORECASE)
 _NUMBERED = re.compile(r"^[ \t>*_#-]*Step[ \t]*(\d{1,4})\b", re.IGNORECASE)
-_WORDS = [
-    "zero",
-    "one",
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "eight",
-    "nine",
-    "ten",
-    "eleven",
-    "twelve",
-    "thirteen",
-    "fourteen",
-    "fifteen",
-    "sixteen",
-    "seventeen",
-    "eighteen",
-    "nineteen",
-    "twenty",
-]
-_SPELLED = {word: str(i) for i, word in enumerate(_WORDS)} | {
-    "twice": "2",
-    "double": "2",
-    "thrice": "3",
-    "dozen": "12",
-    "half": "2",
-}
-
-
 _VERBS = r"(?:is|was|are|were|be|been|does|do|did|has|have|had|can|could|should|would|may|might|must|but|and|or|it)"
 _WORD = rf"(?!{_VERBS}\b)[^\s,.;:!?()]+"
 _WORDS_TOLD = rf"{_WORD}(?:[ \t]+{_WORD}){{0,4}}?"
@@ -118,7 +83,7 @@ def withhold_answers(review: str, problem: str, solution: str, shown: str = "") 
         shown: What else the refiner is shown; likewise.
     """
     own = own_answer(solution)
-    known = _values("\n".join((problem, solution, shown)))
+    known = values_in("\n".join((problem, solution, shown)))
     final = _final_steps(solution, own)
     pieces: list[str] = []
     secret: set[str] = set()
@@ -154,8 +119,8 @@ def _speaks(sentence: str, own: str) -> bool:
     """Return whether a sentence of a review speaks of the answer."""
     if _SPEAKS.search(sentence):
         return True
-    value = _value(own)
-    return value in _values(sentence) if value is not None else bool(own) and own in sentence
+    value = sole_value(own)
+    return value in values_in(sentence) if value is not None else bool(own) and own in sentence
 
 
 def _final_steps(solution: str, own: str) -> set[int]:
@@ -168,8 +133,10 @@ def _final_steps(solution: str, own: str) -> set[int]:
         marked = _NUMBERED.match(line)
         at = int(marked[1]) if marked else at if numbers else i
         steps[at] = steps.get(at, "") + "\n" + line[marked.end() if marked else 0 :]
-    value, last = _value(own), max(steps, default=0)
-    stated = {k for k, text in steps.items() if (value in _values(text) if value is not None else own and own in text)}
+    value, last = sole_value(own), max(steps, default=0)
+    stated = {
+        k for k, text in steps.items() if (value in values_in(text) if value is not None else own and own in text)
+    }
     return stated | set(range(last, last + 3))
 
 
@@ -181,24 +148,24 @@ def _withheld(said: str, own: str, known: set[str]) -> tuple[str, set[str], set[
     def boxed(match: re.Match[str]) -> str:
         if _same(match[1], own):
             return match.group()
-        secret.update(_values(match[1]))
+        secret.update(values_in(match[1]))
         return WITHHELD
 
     said = _BOXED.sub(boxed, said)
     for start, end in _announced(said):
         told = said[start:end]
         if not told.startswith(WITHHELD) and not _same(told, own):
-            secret |= _values(told)
-            names |= {told} if told[:1].isupper() and not _NUMBER.search(told) else set()
+            secret |= values_in(told)
+            names |= {told} if told[:1].isupper() and not NUMBER.search(told) else set()
             said = f"{said[:start]}{WITHHELD}{said[end:]}"
             break  # it went to the end of the sentence
-    secret = (secret | _values(said)) - known
+    secret = (secret | values_in(said)) - known
     return _without(said, secret), secret, names
 
 
 def _without_rivals(said: str, own: str) -> tuple[str, set[str]]:
     """Return a sentence without what it sets against the solution's own answer, where that is no number."""
-    if not own or _value(own) is not None:
+    if not own or sole_value(own) is not None:
         return said, set()
     mine = rf"""["'“]?{re.escape(own)}["'”]?(?!\w)"""
     patterns = [
@@ -243,9 +210,9 @@ def _same(told: str, own: str) -> bool:
     """Return whether what is announced is the solution's own answer: its first number, or its text."""
     if not own:
         return False
-    value, first = _value(own), _NUMBER.search(told)
+    value, first = sole_value(own), NUMBER.search(told)
     if value is not None:
-        if first is None or _number(first.group()) != value:
+        if first is None or value_of(first.group()) != value:
             return False
         return ("-" in told[: first.start()]) == own.startswith("-")
     return _plain(told).startswith(_plain(own))
@@ -259,23 +226,4 @@ def _without(text: str, secret: set[str]) -> str:
     """Return a text in which numerals of these values, whatever their sign, are withheld."""
     if not secret:
         return text
-    return _NUMBER.sub(lambda m: WITHHELD if _number(m.group()) in secret else m.group(), text)
-
-
-def _values(text: str) -> set[str]:
-    """Return the values of a text's numerals, signs left out, and of its number words."""
-    spelled = {_SPELLED[word] for word in re.findall(r"[a-z]+", text.lower()) if word in _SPELLED}
-    return {_number(numeral) for numeral in _NUMBER.findall(text)} | spelled
-
-
-def _value(answer: str) -> str | None:
-    """Return the value of an answer that is one number with or without a sign and a unit, None for any other."""
-    found = _NUMBER.findall(answer)
-    return _number(found[0]) if len(found) == 1 and not re.search(r"[\\^]", answer) else None
-
-
-def _number(numeral: str) -> str:
-    """Return one spelling of a numeral's value; as text, since a review may hold a numeral of any length."""
-    whole, _, decimals = numeral.replace(",", "").partition(".")
-    decimals = decimals.rstrip("0")
-    return (whole.lstrip("0") or "0") + (f".{decimals}" if decimals else "")
+    return NUMBER.sub(lambda m: WITHHELD if value_of(m.group()) in secret else m.group(), text)
