@@ -117,10 +117,13 @@ def own_answer(solution: str) -> str:
 
 def _speaks(sentence: str, own: str) -> bool:
     """Return whether a sentence of a review speaks of the answer."""
-    if _SPEAKS.search(sentence):
-        return True
+    return _SPEAKS.search(sentence) is not None or _names(sentence, own)
+
+
+def _names(text: str, own: str) -> bool:
+    """Return whether a text names the solution's own answer."""
     value = sole_value(own)
-    return value in values_in(sentence) if value is not None else bool(own) and own in sentence
+    return value in values_in(text) if value is not None else bool(own) and own in text
 
 
 def _final_steps(solution: str, own: str) -> set[int]:
@@ -133,11 +136,8 @@ def _final_steps(solution: str, own: str) -> set[int]:
         marked = _NUMBERED.match(line)
         at = int(marked[1]) if marked else at if numbers else i
         steps[at] = steps.get(at, "") + "\n" + line[marked.end() if marked else 0 :]
-    value, last = sole_value(own), max(steps, default=0)
-    stated = {
-        k for k, text in steps.items() if (value in values_in(text) if value is not None else own and own in text)
-    }
-    return stated | set(range(last, last + 3))
+    last = max(steps, default=0)
+    return {step for step, text in steps.items() if _names(text, own)} | set(range(last, last + 3))
 
 
 def _withheld(said: str, own: str, known: set[str]) -> tuple[str, set[str], set[str]]:
