@@ -32,7 +32,7 @@ from agents.scripted_judge import ScriptedJudge
 from agents.scripted_refiner import ScriptedRefiner
 from agents.scripted_solver import ScriptedSolver
 from agents.scripted_teacher import ScriptedTeacher
-from tools.errors import ConfigError, ModelError, UnsupportedError
+from tools.errors import ConfigError, ContextLengthError, ModelError, UnsupportedError
 
 logger = logging.getLogger(__name__)
 
@@ -154,6 +154,8 @@ class EndpointChat(BaseChatModel):
         try:
             data = await self._post(client, sent)
         except openai.APIStatusError as refusal:
+            if _is_too_long(refusal):
+                raise ContextLengthError(f"{endpoint.url} (model {self.model_id}): {_excerpt(refusal)}") from refusal
             told = self._error(endpoint, f"HTTP {refusal.status_code}: {_excerpt(refusal)}")
             if refusal.status_code not in REFUSED_STATUS:
                 raise told from refusal
@@ -303,6 +305,15 @@ def _excerpt(error: openai.APIStatusError) -> str:
     body = error.body
     words = body.get("message") if isinstance(body, dict) else None
     return _short(str(words or error.response.text or error.response.reason_phrase or "no text"))
+
+
+def _is_too_long(error: openai.APIStatusError) -> bool:
+    """Return whether a server refuses a request because it does not fit the context (OpenAI's code, vLLM's words)."""
+    words = _excerpt(error).lower()
+    return error.status_code in REFUSED_STATUS and (
+        error.code == "context_length_exceeded"
+        or any(f"maximum {what} length" in words for what in ("context", "model"))
+    )
 
 
 def _reason(error: BaseException) -> str:

@@ -29,7 +29,7 @@ from agents.packed import Chunk, DecodingMode, build_layout
 from agents.requests import Completion, EngineStats, Request, Row
 from agents.sampling import choose, scale, top
 from agents.slots import Slot, SlotTable
-from tools.errors import ModelError
+from tools.errors import ContextLengthError, ModelError
 
 
 class Engine:
@@ -122,7 +122,8 @@ class Engine:
         """Complete one request; cancelling the task frees its row.
 
         Raises:
-            ModelError: the engine is not started or failed, or the prompt is empty or fills the context.
+            ModelError: the engine is not started or failed, or the prompt is empty.
+            ContextLengthError: the prompt fills the context.
         """
         return await asyncio.wrap_future(self.submit(request))
 
@@ -133,7 +134,8 @@ class Engine:
         """
         room = min(request.max_tokens, self.max_context - len(request.prompt))
         if not request.prompt or room < 1:
-            raise ModelError(
+            kind = ContextLengthError if len(request.prompt) >= self.max_context else ModelError
+            raise kind(
                 f"prompt of {len(request.prompt)} tokens, {request.max_tokens} to write: there must be at least one of "
                 f"each, and {self.max_context} fit the context"
             )

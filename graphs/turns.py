@@ -24,7 +24,7 @@ from agents.protocol import (
 from agents.types import ErrorInfo, StopReason, Turn
 from graphs.state import RunContext, VerifierContext
 from tools.base import Tool, ToolResult
-from tools.errors import RolloutError
+from tools.errors import ContextLengthError, RolloutError
 from tools.registry import call_tool
 
 NO_CALLS_LEFT = "(no tool calls left: write your findings)"
@@ -171,7 +171,7 @@ async def run_calls(turn: Turn, tools: Mapping[str, Tool], key: str, budget: int
 
 
 async def within(seconds: float, where: str, work: Awaitable[dict[str, Any]]) -> dict[str, Any]:
-    """Await a node's work: its time limit becomes `MAX_SECONDS`, a failure of the infrastructure `ERROR`.
+    """Await a node's work: its limits become `MAX_SECONDS` and `MAX_TOKENS`, a failure of the infrastructure `ERROR`.
 
     Args:
         seconds: Time left of the trajectory.
@@ -186,6 +186,8 @@ async def within(seconds: float, where: str, work: Awaitable[dict[str, Any]]) ->
         if not timer.expired():
             raise
         return {"stop": StopReason.MAX_SECONDS}
+    except ContextLengthError:
+        return {"stop": StopReason.MAX_TOKENS}
     except RolloutError as error:
         info = ErrorInfo(kind=type(error).__name__, message=str(error), where=where)
         return {"stop": StopReason.ERROR, "error": info}

@@ -29,6 +29,10 @@ class ModelError(RolloutError):
     """A chat model could not be reached or answered with an error."""
 
 
+class ContextLengthError(ModelError):
+    """A conversation does not fit the model's context: a limit, which graphs turn into `MAX_TOKENS`, not an outage."""
+
+
 class UnsupportedError(ModelError):
     """A chat model's server does not take a field that the request cannot do without; nothing is out of order."""
 

@@ -168,7 +168,7 @@ class ReagentRollouts(GroupRollouts[Problem, Pool]):
     async def _answer(self, problem: Problem, judge: Critic, found: Round, name: str) -> Answer:
         """Return the answer of a round with its rewards; the judge is asked where the graph has not done so."""
         if found.made is None:
-            return Answer((), error=found.error or _late("solve"))
+            return Answer((), error=found.error or _unwritten(found))
         turns, said = (found.made,), Critique(accepted=None, reviews=found.reviews, error=found.error)
         rule = await asyncio.to_thread(rule_reward, problem.task, turns)
         if self.weight and not said.reviews and said.error is None:
@@ -178,8 +178,10 @@ class ReagentRollouts(GroupRollouts[Problem, Pool]):
         return valued(turns, rule, score, self.weight, said.error or _unjudged(said.reviews))
 
 
-def _late(where: str) -> ErrorInfo:
-    return ErrorInfo(kind="TimeoutError", message="no reply within the time of a turn", where=where)
+def _unwritten(found: Round) -> ErrorInfo:
+    """Return why the policy wrote nothing: there is no token to train on, so the row is dropped."""
+    where = "refine" if found.index else "solve"
+    return ErrorInfo(kind="ModelError", message="no reply within the time of a turn, or the context", where=where)
 
 
 def _unjudged(reviews: Sequence[Trajectory]) -> ErrorInfo | None:

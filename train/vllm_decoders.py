@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple, Self
 
 from agents.requests import Completion, Request
-from tools.errors import ModelError
+from tools.errors import ContextLengthError, ModelError
 
 GATHER_SECONDS = 0.02  # a wave waits this long for the requests of other conversations
 
@@ -194,7 +194,8 @@ def _lent(generation: Any, values: dict[str, Any]) -> Iterator[None]:
 def _room(request: Request, max_context: int) -> int:
     room = min(request.max_tokens, max_context - len(request.prompt))
     if not request.prompt or room < 1:
-        raise ModelError(f"prompt of {len(request.prompt)} tokens: {max_context} fit the context")
+        kind = ContextLengthError if request.prompt else ModelError
+        raise kind(f"prompt of {len(request.prompt)} tokens: {max_context} fit the context")
     return room
 
 

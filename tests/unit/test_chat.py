@@ -16,7 +16,7 @@ from agents.completions import request_body, retry_after, to_message
 from agents.endpoints import EndpointPool, parse_urls
 from agents.scripted_solver import ScriptedSolver
 from agents.scripted_teacher import ScriptedTeacher
-from tools.errors import ConfigError, ModelError, UnsupportedError
+from tools.errors import ConfigError, ContextLengthError, ModelError, UnsupportedError
 
 MESSAGES = [SystemMessage("You verify."), HumanMessage("1 + 1 = 2?")]
 
@@ -207,22 +207,37 @@ async def test_one_refused_forced_choice_for_another_reason_is_tried_again(serve
     server = await serve()
     chat = chat_for(server.url)
     await chat.ainvoke(MESSAGES, top_logprobs=5)
-    server.script = [error(400, "maximum context length is 8192 tokens")]
+    server.script = [error(400, "this server has had enough")]
     with pytest.raises(UnsupportedError):
         await chat.ainvoke(BEGUN, top_logprobs=5, choices=("true", "false"))
     await chat.ainvoke(BEGUN, top_logprobs=5, choices=("true", "false"))
-    server.reply = lambda body: error(400, "maximum context length is 8192 tokens")
+    server.reply = lambda body: error(400, "this server has had enough")
     with pytest.raises(ModelError) as told:  # it is known to take forced choices
         await chat.ainvoke(BEGUN, top_logprobs=5, choices=("true", "false"))
     assert not isinstance(told.value, UnsupportedError)
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        "This model's maximum context length is 64 tokens. However, your prompt contains 80 input tokens.",
+        "The decoder prompt (length 80) is longer than the maximum model length of 64.",
+    ],
+)
+async def test_a_conversation_that_does_not_fit_the_context_has_a_type(serve: Serve, told: str) -> None:
+    server = await serve()
+    server.reply = lambda body: error(400, told)
+    with pytest.raises(ContextLengthError, match="length"):
+        await chat_for(server.url).ainvoke(MESSAGES)
+    assert len(server.bodies) == 1  # asking again, or with fewer fields, would not help
 
 
 async def test_refused_request_is_an_error_and_changes_nothing(serve: Serve) -> None:
     server = await serve()
     chat = chat_for(server.url)
     await chat.ainvoke(MESSAGES)
-    server.reply = lambda body: error(400, "maximum context length is 8192 tokens")
-    with pytest.raises(ModelError, match=r"HTTP 400: maximum context length is 8192 tokens"):
+    server.reply = lambda body: error(400, "this server has had enough")
+    with pytest.raises(ModelError, match=r"HTTP 400: this server has had enough"):
         await chat.ainvoke(MESSAGES)
     assert len(server.bodies) == 2
     server.reply = lambda body: web.json_response(completion())
@@ -366,7 +381,10 @@ async def test_semaphore_bounds_requests(serve: Serve) -> None:
     server.gate = asyncio.Event()
     chat = chat_for(server.url, semaphore=asyncio.Semaphore(2))
     calls = [asyncio.create_task(chat.ainvoke(MESSAGES)) for _ in range(5)]
-    await asyncio.sleep(0.2)
+    async with asyncio.timeout(30):
+        while len(server.bodies) < 2:
+            await asyncio.sleep(0.01)
+    await asyncio.sleep(0.05)  # a third would come in this time
     assert len(server.bodies) == 2
     server.gate.set()
     await asyncio.gather(*calls)

@@ -16,7 +16,7 @@ from agents.requests import Completion, Request
 from agents.sampling import choose, scale, top
 from agents.slots import common_prefix
 from tests.unit.tiny import tiny_model
-from tools.errors import ModelError
+from tools.errors import ContextLengthError, ModelError
 
 LENGTHS = (1, 3, 17, 40, 64, 5, 90, 33, 2, 28, 51, 12)
 
@@ -214,7 +214,7 @@ async def test_refusals(model) -> None:
     with pytest.raises(ModelError, match="not started"):
         await engine.generate(Request((5,), 3))
     with engine:
-        with pytest.raises(ModelError, match="fit the context"):
+        with pytest.raises(ContextLengthError, match="fit the context"):
             await engine.generate(Request(ids(512), 3))
         completion = await one(engine.generate(Request(ids(508), 9)))
     assert (len(completion.token_ids), completion.finish_reason) == (4, "length")

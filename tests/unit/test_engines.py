@@ -15,7 +15,7 @@ from torch.nn import Identity
 
 from agents.requests import Request
 from tests.unit.tiny import TEMPLATE, tiny_tokenizer
-from tools.errors import ConfigError, ModelError
+from tools.errors import ConfigError, ContextLengthError, ModelError
 from train import vllm_decoders
 from train.engines import Vllm, check_engine
 from train.grpo import batches, vllm_arguments
@@ -132,7 +132,7 @@ async def test_an_error_of_vllm_is_ours_and_the_next_wave_goes_on(monkeypatch):
             await decoder.generate(request((7,)))
         llm.error = None
         assert (await decoder.generate(request((7,)))).token_ids == (1, END)
-        with pytest.raises(ModelError, match="4 fit the context"):
+        with pytest.raises(ContextLengthError, match="4 fit the context"):
             decoder.max_context = 4
             await decoder.generate(request((7,) * 4))
 

@@ -18,7 +18,7 @@ from graphs.teacher import build_teacher
 from graphs.turns import NO_CALLS_LEFT, REFUTED
 from graphs.verifier import build_verifier
 from tests.unit.fakes import CALL, FALSE, FINDINGS, PLAN, TRUE, FakeChat, FakePython, FakeSolver, answer, script
-from tools.errors import ConfigError, ModelError, SandboxError
+from tools.errors import ConfigError, ContextLengthError, ModelError, SandboxError
 
 
 async def run(
@@ -245,6 +245,13 @@ async def test_an_outage_is_a_record(replies: Any, tool: FakePython, kind: str, 
     assert (done.stop_reason, done.verdict, len(done.turns)) == (StopReason.ERROR, None, turns)
     assert done.error is not None and done.error.model_dump() == {"kind": kind, "message": "down", "where": where}
     assert tool.released == (["t1"] if tool.calls else [])
+
+
+async def test_a_conversation_over_the_models_context_is_a_limit_not_an_outage() -> None:
+    told = ContextLengthError("prompt of 1115 tokens: 1024 fit the context")
+    done = await run(FakeChat(replies=script(verdict=told)), FakePython())
+    assert (done.stop_reason, done.verdict, done.error) == (StopReason.MAX_TOKENS, None, None)
+    assert stages(done) == ["plan", "validate", "validate"]  # what was said is kept
 
 
 async def test_time_limit_stops_a_slow_model_and_a_slow_tool() -> None:

@@ -16,7 +16,7 @@ from agents.types import Task
 from graphs.refine_state import Attempt, RefineContext
 from tests.unit.fakes import FakeChat
 from tests.unit.writing import END, Writer, policy_chat, text
-from tools.errors import ModelError
+from tools.errors import ContextLengthError, ModelError
 from train import rollout
 from train.pools import Problem
 from train.rollout import ReagentRollouts, open_judge
@@ -175,6 +175,20 @@ def test_an_outage_of_the_policy_drops_the_pair():
     assert out["reward"] == [None, 1.5, 0.0, None, 1.5, 1.5]
     assert (logged["pool/dropped"], logged["pool/dropped_by_judge"]) == (2.0, 0.0)
     assert [sum(mask) > 0 for mask in out["env_mask"]] == [False, True, True, False, True, True]
+
+
+def test_a_refinement_that_does_not_fit_the_context_drops_its_row_alone():
+    """The first answer, what the judge said of it, and the other pair stay as they are."""
+
+    def write(prompt: str, asked: int) -> Any:
+        return (
+            ContextLengthError("too long") if "# Revise" in prompt and "garden" in prompt else by_turns(prompt, asked)
+        )
+
+    out, logged = roll(Writer(write), Judge())
+    assert out["reward"] == [0.0, 1.5, None, 1.5]
+    assert (logged["pool/dropped"], logged["pool/dropped_by_judge"]) == (1.0, 0.0)
+    assert [sum(mask) > 0 for mask in out["env_mask"]] == [True, True, False, True]
 
 
 def test_a_pool_with_fewer_than_two_rewards_is_resampled():
