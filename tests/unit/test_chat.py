@@ -382,7 +382,7 @@ async def test_semaphore_bounds_requests(serve: Serve) -> None:
     chat = chat_for(server.url, semaphore=asyncio.Semaphore(2))
     calls = [asyncio.create_task(chat.ainvoke(MESSAGES)) for _ in range(5)]
     async with asyncio.timeout(30):
-        while len(server.bodies) < 2:
+        while len(server.bodies) < 2:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     await asyncio.sleep(0.05)  # a third would come in this time
     assert len(server.bodies) == 2
