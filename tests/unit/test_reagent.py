@@ -182,7 +182,9 @@ def test_a_refinement_that_does_not_fit_the_context_drops_its_row_alone():
 
     def write(prompt: str, asked: int) -> Any:
         return (
-            ContextLengthError("too long") if "# Revise" in prompt and "garden" in prompt else by_turns(prompt, asked)
+            ContextLengthError("too long")
+            if "# Revise" in prompt and "in the garden" in prompt
+            else by_turns(prompt, asked)
         )
 
     out, logged = roll(Writer(write), Judge())

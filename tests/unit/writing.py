@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from agents.engine import Completion, Request
 from agents.policy import PolicyChat
+from agents.requests import Completion, Request
 from tests.unit.tiny import TEMPLATE, tiny_tokenizer
 
 END = 2
