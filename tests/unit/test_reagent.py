@@ -181,11 +181,8 @@ def test_a_refinement_that_does_not_fit_the_context_drops_its_row_alone():
     """The first answer, what the judge said of it, and the other pair stay as they are."""
 
     def write(prompt: str, asked: int) -> Any:
-        return (
-            ContextLengthError("too long")
-            if "# Revise" in prompt and "in the garden" in prompt
-            else by_turns(prompt, asked)
-        )
+        revised = "# Revise" in prompt and "in the garden" in prompt
+        return ContextLengthError("too long") if revised else by_turns(prompt, asked)
 
     out, logged = roll(Writer(write), Judge())
     assert out["reward"] == [0.0, 1.5, None, 1.5]
