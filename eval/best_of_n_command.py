@@ -182,6 +182,7 @@ def _online(
     from eval.curves import curves, measure
     from eval.methods import SELECTIVE, methods_for
     from eval.online import online_curve, select_problems
+    from eval.recorded import recorded
     from eval.selective import Rule
 
     rule = Rule(args.risk, args.margin)
@@ -189,15 +190,20 @@ def _online(
         raise ConfigError("--compare reviews every candidate and --selective does not: use one of them")
     if args.probe_band:
         raise ConfigError("--probe-band and --selective both choose what is reviewed: use one of them")
+    if recorded(verifier.model):
+        raise ConfigError(
+            f"--selective asks for reviews, and those of --model {verifier.model} are made already: "
+            "leave --selective out (the table replays it), or give the model's folder"
+        )
     outcomes, reviews = select_problems(problems, verifier, folder, rule, args.seed)
-    recorded = _kept(problems, reviews, verifier, folder)
-    methods, plan = methods_for([_unreviewed(r) for r in recorded], rule), _plan(ns, args)
-    found = curves(measure(recorded, methods, plan, lambda: None), methods, args.bootstrap, args.seed)
-    found[SELECTIVE] = online_curve(recorded, outcomes, ns[-1], args.bootstrap, args.seed)
-    whole = sum(len(r.texts) for r in recorded)
+    kept = _kept(problems, reviews, verifier, folder)
+    methods, plan = methods_for([_unreviewed(r) for r in kept], rule), _plan(ns, args)
+    found = curves(measure(kept, methods, plan, lambda: None), methods, args.bootstrap, args.seed)
+    found[SELECTIVE] = online_curve(kept, outcomes, ns[-1], args.bootstrap, args.seed)
+    whole = sum(len(r.texts) for r in kept)
     asked = sum(len(outcome.texts) for outcome in outcomes.values())
     note = f"Selective verification asked for {asked} of {whole} distinct candidates ({asked / whole:.1%})."
-    report = _report("subsampled; selective on whole pools", args, verifier, len(recorded), plan, found)
+    report = _report("subsampled; selective on whole pools", args, verifier, len(kept), plan, found)
     return report.model_copy(update={"notes": (note,)})
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from agents.store import Store
 from agents.types import ROLES, StopReason, Trajectory, Verdict
-from eval import ablations, verdicts
+from eval import ablations, best_of_n_command, verdicts
 from eval.recorded import RunStage, recorded
 from tests.unit.test_ablations import run_of
 from tests.unit.test_reviews import PROBLEMS
@@ -56,6 +56,13 @@ def test_settings_that_would_make_other_reviews_are_refused(tmp_path: Path, caps
     assert verdicts.main([*command, "--set", "aggregation=min"]) == 0
     assert verdicts.main([*command, "--set", "use_tools=false"]) == 2
     assert "made already, so use_tools cannot be set" in capsys.readouterr().err
+
+
+def test_selective_verification_has_nothing_to_ask(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    run = reviewed(tmp_path)
+    command = ["--candidates", str(run), "--model", f"{run}:grpo", "--out", str(tmp_path / "out"), "--selective"]
+    assert best_of_n_command.main(command) == 2
+    assert "are made already: leave --selective out" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("stage", "candidates", "missing"), [("grpo", 1, "1 of 2"), ("sft", 2, "2 of 2")])
