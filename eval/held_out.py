@@ -183,9 +183,9 @@ async def review_each(reviewer: Reviewer, pools: Sequence[Pool], advance: Callab
                     group.create_task(one(pool.task, candidate))
 
 
-def verdict_of(sides: Mapping[str, Trajectory], context: BidirectionalContext) -> Verdict | None:
+def verdict_of(solution: str, sides: Mapping[str, Trajectory], context: BidirectionalContext) -> Verdict | None:
     """Return what all reviews of a candidate say together, None where a direction that was asked gave no verdict."""
-    return joint_verdict(list(sides.values()), context.aggregation, context.forward_weight)
+    return joint_verdict(solution, list(sides.values()), context.aggregation, context.forward_weight)
 
 
 def verdict_rows(
@@ -199,7 +199,7 @@ def verdict_rows(
             if candidate.correct is None:
                 continue
             sides = reviews[stands_for[candidate.id]]
-            verdict, cost = verdict_of(sides, context), cost_of(sides.values())
+            verdict, cost = verdict_of(candidate.text, sides, context), cost_of(sides.values())
             rows.append(
                 VerdictRow(
                     task_id=pool.task.id,

@@ -66,7 +66,7 @@ def located(
             if sides is None:
                 out.append(Located(problem.first_error, None, True))
                 continue
-            verdict = verdict_of(sides, context)
+            verdict = verdict_of(problem.candidates[0].text, sides, context)
             step = verdict.first_error if verdict else None
             named = step - 1 if step is not None and 1 <= step <= len(problem.steps) else None
             out.append(Located(problem.first_error, named, verdict is not None))

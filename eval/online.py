@@ -70,7 +70,7 @@ async def select_one(problem: Problem, reviewer: Reviewer, rule: Rule, seed: int
         sides = await reviewer.review(problem.task, by_id[text])
         if sides is None:
             return None
-        verdict = verdict_of(sides, reviewer.context)
+        verdict = verdict_of(by_id[text].text, sides, reviewer.context)
         selection.record(text, verdict.confidence if verdict else None)
         texts.append(text)
     return Outcome(tuple(selection.winners()), tuple(texts))

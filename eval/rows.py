@@ -90,7 +90,7 @@ def _rows(
         sides, read = reviews.get(text), probed.scores[text] if probed else None
         verdict = decided = probed.verdict(text) if probed else None
         if decided is None and sides:
-            verdict = verdict_of(sides, context)
+            verdict = verdict_of(candidate.text, sides, context)
         cost = cost_of(sides.values() if sides and not decided else ())
         if probed and read and probed.band:
             cost = cost.plus(Cost(seconds=read.seconds))

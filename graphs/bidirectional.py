@@ -20,6 +20,7 @@ from langgraph.graph.state import CompiledStateGraph
 from langgraph.runtime import Runtime
 from langgraph.types import Command
 
+from agents.hollow import is_hollow
 from agents.types import ROLES, Role, Trajectory, Verdict, VerifierRole
 from graphs.reconcile import disagreeing, reconcile_all
 from graphs.state import (
@@ -32,6 +33,7 @@ from graphs.state import (
 )
 from graphs.verifier import build_verifier
 
+HOLLOW = "The solution says nothing that could be verified."
 Weights = tuple[float, float]
 Direction = Literal["verify_forward", "verify_backward"]
 
@@ -94,18 +96,23 @@ def agreed(verdicts: Sequence[Verdict | None]) -> Verdict | None:
 
 
 def joint_verdict(
-    reviews: Sequence[Trajectory], aggregation: Aggregation = "weighted", forward_weight: float = 0.7
+    solution: str, reviews: Sequence[Trajectory], aggregation: Aggregation = "weighted", forward_weight: float = 0.7
 ) -> Verdict | None:
     """Return the verdict that the reviews of one solution come to: samples first, then directions.
 
-    Where one direction only was asked, it is that direction's own verdict, with its own source.
+    Where one direction only was asked, it is that direction's own verdict, with its own source. A solution that says
+    nothing is never accepted, whatever the reviews say (`agents/hollow.py`).
     """
     sides = [agreed([r.verdict for r in reviews if r.role == role]) for role in roles_of(reviews)]
     if not sides:
         return None
     if len(sides) == 1:
-        return sides[0]
-    return aggregate(*sides, method=aggregation, weights=(forward_weight, 1 - forward_weight))
+        joint = sides[0]
+    else:
+        joint = aggregate(*sides, method=aggregation, weights=(forward_weight, 1 - forward_weight))
+    if joint is not None and joint.passed and is_hollow(solution):
+        return joint.model_copy(update={"passed": False, "score": 0.0, "critique": HOLLOW})
+    return joint
 
 
 def roles_of(reviews: Sequence[Trajectory]) -> list[Role]:
@@ -192,7 +199,7 @@ async def join_verdicts(
         "asked": roles_of(reviews),
         "forward": first.get("forward_verifier"),
         "backward": first.get("backward_verifier"),
-        "verdict": joint_verdict(reviews, context.aggregation, context.forward_weight),
+        "verdict": joint_verdict(state["solution"], reviews, context.aggregation, context.forward_weight),
     }
     return Command(update=update, goto="__end__")
 

@@ -242,11 +242,11 @@ def test_backward_is_asked_inside_the_band(score: float, node: str) -> None:
 def test_joint_verdict_of_what_was_asked() -> None:
     forward = [review("forward_verifier", v, i) for i, v in enumerate(given(0.9, 0.7))]
     backward = [review("backward_verifier", v, i) for i, v in enumerate(given(0.4))]
-    both, alone = joint_verdict([*forward, *backward]), joint_verdict(forward)
+    both, alone = joint_verdict("A: 4", [*forward, *backward]), joint_verdict("A: 4", forward)
     assert both is not None and (both.passed, both.score) == (False, pytest.approx(0.7 * 0.8 + 0.3 * 0.4))
     assert alone is not None and (alone.passed, alone.score) == (True, pytest.approx(0.8))
-    assert joint_verdict([*forward, review("backward_verifier", None)]) is None  # asked, and failed
-    assert joint_verdict([]) is None
+    assert joint_verdict("A: 4", [*forward, review("backward_verifier", None)]) is None  # asked, and failed
+    assert joint_verdict("A: 4", []) is None
 
 
 def test_only_disagreement_is_reconciled_and_only_once() -> None:

@@ -120,5 +120,5 @@ def test_samples_stand_side_by_side():
     sides = {side_of(r): r for r in (first, second)}
     context = both(samples=2, temperature=1.0, directions="forward")
     assert complete(sides, context)
-    verdict = verdict_of(sides, context)
+    verdict = verdict_of("A: 4", sides, context)
     assert verdict is not None and verdict.confidence == pytest.approx(0.6)
