@@ -68,8 +68,7 @@ def options() -> command_line.Parser:
     )
     add("--band", type=command_line.band, default=BAND, metavar="LOW,HIGH", help="of the cascade (default: 0.2,0.8)")
     add("--beside", nargs="+", default=[], metavar="LABEL=MODEL", help="other models, with the settings of `both`")
-    add("--bootstrap", type=command_line.at_least(0), default=1000, metavar="N", help="resamples of problems (1000)")
-    add("--seed", type=int, default=0, help="of the resamples (default: 0)")
+    command_line.add_bootstrap_options(parser)
     return parser
 
 

@@ -57,8 +57,7 @@ def options() -> command_line.Parser:
     add("--grader-url", metavar="URL", help="of the grader's endpoint")
     add("--concurrency", type=least(1), default=16, metavar="N", help="trajectories at once (default: 16)")
     add("--max-outages", type=least(1), default=16, metavar="N", help="stop after N failures in a row (default: 16)")
-    add("--bootstrap", type=least(0), default=1000, metavar="N", help="resamples of problems (1000)")
-    add("--seed", type=int, default=0, help="of sampling in this process, and of the resamples (default: 0)")
+    command_line.add_bootstrap_options(parser, "sampling in this process, and of the resamples")
     return parser
 
 

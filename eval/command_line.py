@@ -49,8 +49,14 @@ def add_sampling_options(options: Parser, draws: int) -> None:
     """Add the options of resampling: draws, bootstrap, seed."""
     add = options.add_argument
     add("--draws", type=at_least(1), default=draws, metavar="N", help=f"draws of pools (default: {draws})")
+    add_bootstrap_options(options, "draws and resamples")
+
+
+def add_bootstrap_options(options: Parser, seeded: str = "the resamples") -> None:
+    """Add the options of intervals: resamples, and the seed (`seeded`: of what)."""
+    add = options.add_argument
     add("--bootstrap", type=at_least(0), default=1000, metavar="N", help="resamples of problems (default: 1000)")
-    add("--seed", type=int, default=0, help="of draws and resamples (default: 0)")
+    add("--seed", type=int, default=0, help=f"of {seeded} (default: 0)")
 
 
 def add_selective_options(options: Parser) -> None:

@@ -4,7 +4,6 @@ Purpose: a process that is killed at any moment loses no round that it has writt
 them again. One process writes at a time; the lock dies with it.
 """
 
-import fcntl
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -13,6 +12,7 @@ from typing import Self
 from pydantic import ValidationError
 
 from agents.types import Frozen, Round
+from eval.line_file import LineFile, refused
 from graphs.refine_state import record_rounds
 from tools.errors import DataError
 
@@ -34,6 +34,7 @@ class Journal:
         """Name the file; nothing is opened yet."""
         self.path = path
         self.rounds: dict[Key, list[Round]] = {}
+        self._file = LineFile(path)
 
     def __enter__(self) -> Self:
         """Open the file, read it, and drop a last line that was cut by a kill.
@@ -42,35 +43,26 @@ class Journal:
             DataError: another process writes it, it cannot be written, or a line is no round.
         """
         try:
-            self._file = self.path.open("ab+")
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._file.open()
         except BlockingIOError as error:
-            self._file.close()
             raise DataError(
                 f"{self.path} is being written by another process; wait, or choose another --out"
             ) from error
         except OSError as error:
-            raise DataError(f"cannot write {self.path}: {error.strerror}; choose another --out") from error
+            raise refused(self.path, error) from error
         try:
-            self._read()
+            for number, line in self._file:
+                self._hold(self._entry(number, line))
         except BaseException:
             self._file.close()
             raise
         return self
 
-    def _read(self) -> None:
-        self._file.seek(0)
-        end = 0
-        for number, line in enumerate(self._file, 1):
-            if not line.endswith(b"\n"):
-                self._file.truncate(end)
-                break
-            end += len(line)
-            try:
-                entry = Entry.model_validate_json(line)
-            except ValidationError as error:
-                raise DataError(f"{self.path}:{number}: no round of a refinement; choose another --out") from error
-            self._hold(entry)
+    def _entry(self, number: int, line: bytes) -> Entry:
+        try:
+            return Entry.model_validate_json(line)
+        except ValidationError as error:
+            raise DataError(f"{self.path}:{number}: no round of a refinement; choose another --out") from error
 
     def _hold(self, entry: Entry) -> None:
         key = entry.critic, entry.candidate
@@ -89,8 +81,7 @@ class Journal:
             OSError: the disk is full, say.
         """
         entry = Entry(critic=critic, candidate=candidate, round=made)
-        self._file.write(entry.model_dump_json().encode() + b"\n")
-        self._file.flush()
+        self._file.append(entry.model_dump_json())
         self._hold(entry)
 
     def of(self, critic: str, candidate: str) -> list[Round]:

@@ -24,9 +24,7 @@ def options() -> command_line.Parser:
     """Return the command's parser."""
     parser = command_line.parser(NAME, "A judge's scores against outcomes: AUROC, calibration, rank correlation.")
     command_line.add_review_options(parser, "judge", "scripted-judge, a model's folder")
-    add = parser.add_argument
-    add("--bootstrap", type=command_line.at_least(0), default=1000, metavar="N", help="resamples of problems (1000)")
-    add("--seed", type=int, default=0, help="of the resamples (default: 0)")
+    command_line.add_bootstrap_options(parser)
     return parser
 
 

@@ -4,15 +4,15 @@ Input and output: pydantic models. A line cut off by a kill is dropped at the ne
 the lock dies with it.
 """
 
-import fcntl
 import json
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Generic, Self, TypeVar
+from typing import Generic, Self, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from tools.errors import ConfigError, DataError
+from eval.line_file import LineFile, refused
+from tools.errors import DataError
 
 Record = TypeVar("Record", bound=BaseModel)
 
@@ -24,7 +24,7 @@ class Lines(Generic[Record]):
         """Name the file and the kind of its records; nothing is opened yet."""
         self.path, self._kind = path, kind
         self.rows: list[Record] = []
-        self._file: BinaryIO | None = None
+        self._file = LineFile(path)
 
     def __enter__(self) -> Self:
         """Read what there is, and hold the file for writing.
@@ -34,20 +34,13 @@ class Lines(Generic[Record]):
             DataError: it cannot be written, or a line is damaged.
         """
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = file = self.path.open("ab+")
+            self._file.open()
         except OSError as error:
-            raise DataError(f"cannot write {self.path}: {error.strerror}; choose another --out") from error
+            raise refused(self.path, error) from error
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._read(file)
-        except BlockingIOError as error:
-            file.close()
-            raise ConfigError(
-                f"{self.path}: another process writes it; wait for it, or choose another --out"
-            ) from error
+            self.rows += [self._record(number, line) for number, line in self._file]
         except BaseException:
-            file.close()
+            self._file.close()
             raise
         return self
 
@@ -55,8 +48,7 @@ class Lines(Generic[Record]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Close the file."""
-        if self._file is not None:
-            self._file.close()
+        self._file.close()
 
     def add(self, record: Record) -> None:
         """Append a record.
@@ -64,21 +56,11 @@ class Lines(Generic[Record]):
         Raises:
             OSError: the disk is full, say.
         """
-        assert self._file is not None
-        text = json.dumps(record.model_dump(mode="json"), ensure_ascii=False)
-        self._file.write(text.encode("utf-8", "replace") + b"\n")  # half a character of a model's text is in no file
-        self._file.flush()
+        self._file.append(json.dumps(record.model_dump(mode="json"), ensure_ascii=False))
         self.rows.append(record)
 
-    def _read(self, file: BinaryIO) -> None:
-        file.seek(0)
-        end = 0
-        for number, line in enumerate(file, 1):
-            if not line.endswith(b"\n"):  # cut off by a kill
-                file.truncate(end)
-                break
-            end += len(line)
-            try:
-                self.rows.append(self._kind.model_validate_json(line))
-            except ValidationError as error:
-                raise DataError(f"{self.path}:{number}: damaged; remove the line, or choose another --out") from error
+    def _record(self, number: int, line: bytes) -> Record:
+        try:
+            return self._kind.model_validate_json(line)
+        except ValidationError as error:
+            raise DataError(f"{self.path}:{number}: damaged; remove the line, or choose another --out") from error

@@ -48,8 +48,7 @@ def options() -> command_line.Parser:
     add("--judge-url", metavar="URL", help="of the judge's endpoint")
     add("--solver", metavar="MODEL", help="writes the first solutions (default: they are the file's)")
     add("--solver-url", metavar="URL", help="of the solver's endpoint")
-    add("--bootstrap", type=command_line.at_least(0), default=1000, metavar="N", help="resamples of problems (1000)")
-    add("--seed", type=int, default=0, help="of the resamples (default: 0)")
+    command_line.add_bootstrap_options(parser)
     return parser
 
 

@@ -37,8 +37,7 @@ def options() -> command_line.Parser:
     add("--test-seconds", type=command_line.not_negative, default=6.0, help="limit of a program's test (default: 6)")
     add("--concurrency", type=command_line.at_least(1), default=32, metavar="N", help="solutions at once (default: 32)")
     add("--max-outages", type=command_line.at_least(1), default=16, metavar="N", help="stop after N failures in a row")
-    add("--bootstrap", type=command_line.at_least(0), default=1000, metavar="N", help="resamples of problems (1000)")
-    add("--seed", type=int, default=0, help="of sampling in this process, and of the resamples (default: 0)")
+    command_line.add_bootstrap_options(parser, "sampling in this process, and of the resamples")
     return parser
 
 

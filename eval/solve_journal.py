@@ -5,16 +5,16 @@ by problem and index. The first line says what the samples depend on, so that a 
 at a time writes it.
 """
 
-import fcntl
 import json
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TextIO
+from typing import Any, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from agents.types import Frozen
 from eval.checkers import Grade
+from eval.line_file import LineFile, refused
 from tools.errors import ConfigError, DataError
 
 Place = tuple[str, int]  # a problem's id, and the number of its sample
@@ -55,7 +55,7 @@ class Journal:
         self.identity = identity
         self.samples: dict[Place, Sample] = {}
         self.grades: dict[Place, Graded] = {}
-        self._file: TextIO | None = None
+        self._file = LineFile(self.path)
 
     def __enter__(self) -> Self:
         """Read what there is, and hold the file for writing.
@@ -66,18 +66,14 @@ class Journal:
         """
         if self.out.exists() and not self.path.exists():
             raise ConfigError(f"--out {str(self.out)!r} is there and has no {self.path.name}; choose another --out")
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = file = self.path.open("a+", encoding="utf-8")
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._read(file)
-        except BlockingIOError as error:
-            file.close()
-            raise ConfigError(
-                f"{self.path}: another process writes it; wait for it, or choose another --out"
-            ) from error
+            self._file.open()
+        except OSError as error:
+            raise refused(self.path, error) from error
+        try:
+            self._read()
         except BaseException:
-            file.close()
+            self._file.close()
             raise
         return self
 
@@ -85,8 +81,7 @@ class Journal:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Let the file go."""
-        if self._file is not None:
-            self._file.close()
+        self._file.close()
 
     def add_sample(self, sample: Sample) -> None:
         """Keep a sample.
@@ -110,29 +105,21 @@ class Journal:
         return found.grade if found is not None and found.reference == reference else None
 
     def _write(self, record: dict[str, Any]) -> None:
-        assert self._file is not None
-        self._file.write(json.dumps(record) + "\n")  # ASCII: a line cut off stays readable
-        self._file.flush()
+        self._file.append(json.dumps(record))  # ASCII: half a character of a model's text is kept
 
-    def _read(self, file: TextIO) -> None:
-        file.seek(0)
-        text = file.read()
-        whole = text[: text.rfind("\n") + 1]
-        if len(whole) < len(text):  # cut off by a kill
-            file.truncate(len(whole.encode("utf-8")))
-        lines = whole.split("\n")[:-1]
+    def _read(self) -> None:
+        lines = list(self._file)
         if not lines:
             self._write({"solver": self.identity})
-            return
-        for number, line in enumerate(lines, 1):
+        for number, line in lines:
             try:
                 self._take(json.loads(line), number)
-            except (ValueError, ValidationError, KeyError, TypeError) as error:
-                if isinstance(error, ConfigError):
-                    raise
+            except ConfigError:
+                raise
+            except (ValueError, KeyError, TypeError) as error:  # pydantic's and json's are ValueErrors
                 raise DataError(
                     f"{self.path}:{number}: no line of a journal; remove it, or choose another --out"
-                ) from (error)
+                ) from error
 
     def _take(self, record: dict[str, Any], number: int) -> None:
         if number == 1:

@@ -23,9 +23,7 @@ def options() -> command_line.Parser:
     parser = command_line.parser(NAME, "Accuracy and calibration of verdicts, by benchmark and level.")
     command_line.add_review_options(parser)
     command_line.add_probe_options(parser)
-    add = parser.add_argument
-    add("--bootstrap", type=command_line.at_least(0), default=1000, metavar="N", help="resamples of problems (1000)")
-    add("--seed", type=int, default=0, help="of the resamples (default: 0)")
+    command_line.add_bootstrap_options(parser)
     return parser
 
 

@@ -9,13 +9,13 @@ for training and serving: the student's chat template, whose generation markers 
 import os
 import random
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agents.protocol import wire_messages
-from agents.types import TrainingExample
+from agents.types import Message, TrainingExample
 from tools.command_line import guarded
 from tools.errors import DataError
 from train.callbacks import StepHook, be_quiet, last_checkpoint, need_disk, trainer_callback
@@ -161,9 +161,19 @@ def sft_arguments(settings: SftConfig, max_length: int, out: Path, seed: int) ->
     )
 
 
+def example_of(row: Mapping[str, Any]) -> TrainingExample:
+    """Read a row of an exported `sft` set (see `distill.export.sft_row`)."""
+    return TrainingExample(
+        messages=tuple(Message(**message) for message in row["messages"]),
+        trajectory_key=row["trajectory"],
+        task_id=row["task_id"],
+        role=row["role"],
+        label=row["verdict"],
+    )
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `python -m train.sft`; returns the exit code."""
-    from agents.types import Message
     from train.launch import finish, load_settings, parse, read_rows, shown_steps
     from train.student import check_student
 
@@ -173,16 +183,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = load_settings(args)
         check_student(settings.student.model)
         rows = read_rows(args.data, "sft", ("messages", "role", "verdict", "task_id", "trajectory"))
-        examples = [
-            TrainingExample(
-                messages=tuple(Message(**m) for m in row["messages"]),
-                trajectory_key=row["trajectory"],
-                task_id=row["task_id"],
-                role=row["role"],
-                label=row["verdict"],
-            )
-            for row in rows
-        ]
+        examples = [example_of(row) for row in rows]
         args.out.mkdir(parents=True, exist_ok=True)
         report = train_sft(
             examples,

@@ -50,12 +50,16 @@ def kill_when(reached: Callable[[], bool], module: str, *args: object, seconds: 
 
 def trajectories_in(folder: Path) -> int:
     """Count what the store of a folder holds; 0 while there is none."""
-    path = folder / "store.sqlite"
+    return rows_in(folder / "store.sqlite", "trajectories")
+
+
+def rows_in(path: Path, table: str) -> int:
+    """Count the rows of a table of a SQLite file; 0 while there is none."""
     if not path.exists():
         return 0
     try:
         with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as db:
-            return db.execute("SELECT count(*) FROM trajectories").fetchone()[0]
+            return db.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
     except sqlite3.OperationalError:
         return 0
 

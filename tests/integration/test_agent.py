@@ -1,28 +1,21 @@
 """`python -m eval.agent` as a user runs it: a scripted agent on questions with their paragraphs, killed, resumed."""
 
 import json
-import os
-import signal
 import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.integration import commands
+from tests.integration.commands import kill_when
+
 PEOPLE = ("Karla Lindt", "Anton Berg", "Mira Salo", "Otto Haas", "Ines Roth", "Paul Weiss", "Vera Koch", "Jan Vrba")
 PLACES = ("Oulu", "Brno", "Graz", "Lund", "Turku", "Kiel", "Bern", "Linz")
 pytestmark = pytest.mark.integration
 
 
-def command(*args: object) -> list[str]:
-    return [sys.executable, "-m", "eval.agent", *map(str, args)]
-
-
 def run(*args: object) -> subprocess.CompletedProcess[str]:
-    env = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    return subprocess.run(command(*args), cwd=ROOT, capture_output=True, text=True, timeout=240, check=False, env=env)
+    return commands.run("eval.agent", *args)
 
 
 @pytest.fixture(scope="module")
@@ -69,16 +62,7 @@ def test_killed_and_resumed_equals_a_run_in_one_go(questions: Path, tmp_path: Pa
     done = run(*args, "--out", whole)
     assert done.returncode == 0, done.stderr
     assert "pass@1" in done.stdout and "pass@4" in done.stdout and "agent: " in done.stderr
-    process = subprocess.Popen(
-        command(*args, "--out", killed), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    end = time.monotonic() + 120
-    while len(trajectories(killed)) < 5:
-        assert process.poll() is None, "the command ended before it could be killed"
-        assert time.monotonic() < end
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    kill_when(lambda: len(trajectories(killed)) >= 5, "eval.agent", *args, "--out", killed)
     held = trajectories(killed)
     again = run(*args, "--out", killed)
     assert again.returncode == 0, again.stderr

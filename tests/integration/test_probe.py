@@ -1,12 +1,6 @@
 """The probe on SmolLM2, as a user runs it: padding, a kill, the resumption, and its use beside a verifier."""
 
 import json
-import os
-import signal
-import sqlite3
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -14,18 +8,10 @@ import pytest
 
 from agents.store import Store
 from agents.types import Candidate, Task
+from tests.integration.commands import kill_when, rows_in, run
 
-ROOT = Path(__file__).parents[2]
 MODEL = "smollm2-135m"
 pytestmark = pytest.mark.integration
-
-
-def command(*args: object) -> list[str]:
-    return [sys.executable, "-m", *map(str, args)]
-
-
-def run(*args: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*args), cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
 
 
 def sums() -> list[tuple[Task, list[str], list[bool]]]:
@@ -69,14 +55,7 @@ def candidates(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def held(folder: Path) -> int:
     """Return how many readings a folder holds."""
-    path = folder / "readings.sqlite"
-    if not path.exists():
-        return 0
-    try:
-        with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as db:
-            return db.execute("SELECT count(*) FROM readings").fetchone()[0]
-    except sqlite3.OperationalError:
-        return 0
+    return rows_in(folder / "readings.sqlite", "readings")
 
 
 def test_a_batch_of_eight_reads_what_a_batch_of_one_reads(tmp_path: Path):
@@ -102,26 +81,13 @@ def whole(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def training(store: Path, folder: Path) -> tuple[object, ...]:
+def training(store: Path, folder: Path) -> tuple[str, *tuple[object, ...]]:
     return ("train.probe", "--store", store, "--model", MODEL, "--batch", 2, "--out", folder)
 
 
 def test_killed_and_resumed_equals_a_run_in_one_go(store: Path, whole: Path, tmp_path: Path):
     killed = tmp_path / "killed"
-    process = subprocess.Popen(
-        command(*training(store, killed)),
-        cwd=ROOT,
-        start_new_session=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    end = time.monotonic() + 120
-    while held(killed) < 4:
-        assert process.poll() is None, "the command ended before it could be killed"
-        assert time.monotonic() < end
-        time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    kill_when(lambda: held(killed) >= 4, *training(store, killed))
     before, total = held(killed), held(whole)
     assert 4 <= before < total == 18 and not (killed / "probe.json").exists()
     resumed = run(*training(store, killed))

@@ -10,7 +10,7 @@ import pytest
 from distill import rrm
 from tests.unit.tiny import tiny_tokenizer
 from train.launch import load_settings, read_rows
-from train.sft import IGNORED, tokenize
+from train.sft import IGNORED, example_of, tokenize
 
 PROBLEMS = [f"Calculate {a} + {b} - 3." for a, b in ((12, 30), (15, 20), (41, 11), (27, 31), (50, 21), (33, 14))]
 
@@ -64,23 +64,12 @@ def test_what_training_reads(files: list[Path], tmp_path: Path, capsys: pytest.C
 
 
 def test_only_the_judges_words_are_supervised(files: list[Path], tmp_path: Path):
-    from agents.types import Message, TrainingExample
-
     out = tmp_path / "data"
     assert run(files, out) == 0
     rows = read_rows(str(out), "sft", ("messages",))
     tokenizer: Any = tiny_tokenizer()
     tokenizer.chat_template = (out / "chat_template.jinja").read_text()
-    examples = [
-        TrainingExample(
-            messages=tuple(Message(**m) for m in row["messages"]),
-            trajectory_key=row["trajectory"],
-            task_id=row["task_id"],
-            role=row["role"],
-            label=row["verdict"],
-        )
-        for row in rows
-    ]
+    examples = [example_of(row) for row in rows]
     tokenized, long = tokenize(examples, tokenizer, 4096)
     assert long == 0
     for row, example in zip(tokenized, examples, strict=True):
