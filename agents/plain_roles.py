@@ -10,8 +10,9 @@ from agents.templates import fill, template, tool_schemas
 from agents.types import Kind, Message, Role, content_id
 from tools.base import Tool
 
-REFINER = "refiner"  # revises solutions
+REFINER: Role = "refiner"  # revises solutions
 JUDGE: Role = "judge"  # scores and criticises trajectories; its parser is in agents/judgements.py
+WRITER: Role = "solver"  # writes solutions
 AGENT: Role = "agent"  # answers questions with tools; its turns are all of one stage
 ACT = "act"
 SOLVER: dict[Kind, str] = {

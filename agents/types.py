@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from tools.base import ToolCall, ToolResult
 
 VerifierRole = Literal["forward_verifier", "backward_verifier"]
-Role = Literal["forward_verifier", "backward_verifier", "judge", "agent"]
+Role = Literal["forward_verifier", "backward_verifier", "judge", "solver", "refiner", "agent"]
 Kind = Literal["math", "qa", "short", "program"]  # of a task: how its answers are compared
 ROLES: tuple[VerifierRole, ...] = get_args(VerifierRole)  # the two directions of a review
 EVERY_ROLE: tuple[Role, ...] = get_args(Role)

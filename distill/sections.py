@@ -4,14 +4,17 @@ Fields marked operational (where things are, how many at once) may change betwee
 """
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from agents.types import EVERY_ROLE, Role
 from tools.registry import ToolsConfig, check_prompts
 from tools.sandbox.settings import SandboxConfig
 from tools.settings import OPERATIONAL, Rate, Section
 from train.settings import GrpoConfig, JudgeConfig, SftConfig, StudentConfig
+
+Named = TypeVar("Named", bound=str)
 
 
 def _join_urls(value: object) -> object:
@@ -28,9 +31,9 @@ def _plain_name(value: str) -> str:
     return value
 
 
-def _weights(value: dict[str, float]) -> dict[str, float]:
+def _weights(value: dict[Named, float]) -> dict[Named, float]:
     if not value or min(value.values()) < 0 or sum(value.values()) <= 0:
-        raise ValueError("should give at least one family a weight above 0, and none below")
+        raise ValueError("should give at least one a weight above 0, and none below")
     return value
 
 
@@ -113,6 +116,26 @@ class TeacherConfig(ModelSection):
     )
 
 
+class MixtureConfig(Section):
+    """Which roles the student learns, in one mixture for SFT.
+
+    Solutions are the solver's (`solver`), judgements the judge's (`judge`); revisions of solutions on these judgements
+    and the agent's trajectories are the teacher's (`teacher`; offline the scripted refiner and the scripted agent).
+    """
+
+    weights: Annotated[dict[Role, float], AfterValidator(_weights)] = Field(
+        default={"forward_verifier": 1.0, "backward_verifier": 1.0},
+        description="shares of the examples of forward_verifier, backward_verifier, judge, solver, refiner, agent; "
+        "0 or absent: the role is not learned",
+    )
+    agent_turns: int = Field(default=4, ge=1, description="steps of the agent, of the teacher and of the student")
+
+    @property
+    def roles(self) -> tuple[Role, ...]:
+        """The roles that are learned."""
+        return tuple(role for role in EVERY_ROLE if self.weights.get(role, 0.0) > 0)
+
+
 class SelectConfig(Section):
     """Which trajectories become training examples."""
 
@@ -173,6 +196,7 @@ class RunConfig(Section):
     teacher: TeacherConfig = TeacherConfig()
     sandbox: SandboxConfig = SandboxConfig()
     tools: ToolsConfig = ToolsConfig()
+    mixture: MixtureConfig = MixtureConfig()
     select: SelectConfig = SelectConfig()
     student: StudentConfig = StudentConfig()
     sft: SftConfig = SftConfig()
