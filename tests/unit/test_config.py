@@ -94,7 +94,7 @@ def test_several_urls() -> None:
         ("=3", "--set '=3': expected a.b=c"),
         ("sft.lr=[1", "--set 'sft.lr=[1': the value is not YAML"),
         ("name=../x", "name: should be a plain folder name, got '../x'"),
-        ("tasks.families={chain_sum: 0}", "tasks.families: should give at least one family a weight above 0"),
+        ("tasks.families={chain_sum: 0}", "tasks.families: should give at least one a weight above 0"),
         ("teacher.base_url=http://a:1/v1", "base_url is given but model is still 'scripted-teacher'"),
     ],
 )
