@@ -38,8 +38,8 @@ CREATE TABLE candidates (
     json BLOB NOT NULL, UNIQUE (task_id, position)
 );
 CREATE TABLE trajectories (
-    key TEXT PRIMARY KEY, task_id TEXT NOT NULL REFERENCES tasks (id),
-    candidate_id TEXT NOT NULL REFERENCES candidates (id), role TEXT NOT NULL, sample_index INTEGER NOT NULL,
+    key TEXT PRIMARY KEY, task_id TEXT NOT NULL REFERENCES tasks (id),  -- an agent's has no candidate
+    candidate_id TEXT REFERENCES candidates (id), role TEXT NOT NULL, sample_index INTEGER NOT NULL,
     stop_reason TEXT NOT NULL, passed INTEGER, error_kind TEXT, json BLOB NOT NULL
 );
 CREATE INDEX trajectories_of ON trajectories (candidate_id, role, sample_index);
@@ -48,7 +48,7 @@ CREATE INDEX trajectories_ended ON trajectories (stop_reason);
 
 
 class Row(NamedTuple):
-    """A trajectory with what it is about."""
+    """A trajectory with what it is about; an agent's is about the task alone, its candidate is what it wrote itself."""
 
     task: Task
     candidate: Candidate
@@ -185,7 +185,7 @@ class Store:
         row = {
             "key": t.key,
             "task_id": t.task_id,
-            "candidate_id": t.candidate_id,
+            "candidate_id": t.candidate_id or None,
             "role": t.role,
             "sample_index": t.sample_index,
             "stop_reason": t.stop_reason.value,
@@ -231,11 +231,13 @@ class Store:
         """Yield every trajectory by task, candidate, role and sample index: the same order in every run."""
         with self._one_line(), closing(self._db.cursor()) as cursor:
             cursor.execute(
-                """SELECT t.json, c.json, j.json FROM trajectories j JOIN candidates c ON c.id = j.candidate_id
+                """SELECT t.json, c.json, j.json FROM trajectories j LEFT JOIN candidates c ON c.id = j.candidate_id
                 JOIN tasks t ON t.id = j.task_id ORDER BY t.position, c.position, j.role DESC, j.sample_index, j.key"""
             )
             for task, candidate, trajectory in cursor:
-                yield Row(self._load(Task, task), self._load(Candidate, candidate), self._load(Trajectory, trajectory))
+                made = self._load(Trajectory, trajectory)
+                about = _written(made) if candidate is None else self._load(Candidate, candidate)
+                yield Row(self._load(Task, task), about, made)
 
     def counts(self) -> dict[str, int]:
         """Return how many tasks, trivial tasks, candidates and trajectories there are, these by stop reason as well."""
@@ -252,6 +254,12 @@ class Store:
             return model.model_validate_json(zlib.decompress(blob))
         except (zlib.error, ValidationError) as error:
             raise DataError(f"{self.path}: a damaged {model.__name__} row; {_advice('malformed')}") from error
+
+
+def _written(made: Trajectory) -> Candidate:
+    """Return what an agent wrote last, as a candidate."""
+    said = made.turns[-1].content if made.turns else ""
+    return Candidate(task_id=made.task_id, index=made.sample_index, text=said, model=made.model)
 
 
 def _pack(text: str) -> bytes:

@@ -7,6 +7,7 @@ import yaml
 
 from distill.sections import RunConfig
 from distill.select import Funnel
+from train.inputs import ON_PROBLEMS
 
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 TEXTS = {
@@ -31,8 +32,8 @@ trainer = SFTTrainer(
 )
 ```
 
-`role` says which verifier speaks, `verdict` what it finds (equal to the label of the solution), `trajectory` and
-`task_id` are keys of the run's store.
+`role` says who speaks; `verdict` is what a verifier or judge finds (equal to the label of the solution), of a refiner
+whether the solution before was right; `trajectory` and `task_id` are keys of the run's store.
 """,
     "grpo": """## `grpo`
 
@@ -43,6 +44,12 @@ One row a prompt. `prompt` holds the messages that open a rollout; `role` is the
 
 One row a problem. `prompt` holds the messages that ask for an answer; `answer`, `aliases` and `task_type` are for the
 reward alone: they stand in no message.
+""",
+    "mixed": """## `grpo`
+
+One row a prompt of a `recipe`. `prompt` holds the messages that open a rollout. Of agentv and rrm `label` says whether
+`solution` is right, of Reagent's recipes `answer`, `aliases` and `task_type` grade the reply: for the reward alone,
+they stand in no message. Columns of the other kind are empty.
 """,
 }
 
@@ -59,8 +66,10 @@ class Contents:
 def card(cfg: RunConfig, contents: Contents) -> str:
     """Return the text of README.md."""
     head = yaml.safe_dump(_header(cfg, contents), sort_keys=False, allow_unicode=True)
-    shown = ["problems" if kind == "grpo" and cfg.grpo.on_problems else kind for kind in contents.rows]
-    texts = [TEXTS[kind].replace("{max_length}", str(cfg.student.max_length)) for kind in shown]
+    mixed = len(cfg.grpo.recipes) > 1
+    asked = "mixed" if mixed else "problems" if set(cfg.grpo.recipes) <= set(ON_PROBLEMS) else "grpo"
+    told = {"sft": TEXTS["sft"].replace("{max_length}", str(cfg.student.max_length)), "grpo": TEXTS[asked]}
+    texts = [told[kind] for kind in contents.rows]
     counts = ", ".join(f"{n:,} rows in `{kind}`" for kind, n in contents.rows.items())
     body = [f"# {cfg.name}\n\nMade by Retort (`python -m distill.export`): {counts}.\n", *texts, _made(cfg, contents)]
     if contents.funnel is not None:

@@ -19,8 +19,11 @@ from tools.errors import ConfigError, DataError, NothingAcceptedError
 
 if TYPE_CHECKING:
     from agents.store import Row
+    from agents.types import Message, Trajectory
     from distill.pipeline import Run
     from distill.select import Funnel
+    from train.pools import Problem
+    from train.reviews import Prompt
 
 KINDS = ("sft", "grpo")
 TEMPLATE = "chat_template.jinja"
@@ -140,55 +143,70 @@ def sft_row(row: "Row") -> dict[str, Any]:
 
 
 def grpo_rows(run: "Run") -> list[dict[str, Any]]:
-    """Return the prompts of GRPO: the messages that open a rollout, and, for the reward, the label.
+    """Return the prompts of GRPO: the messages that open a rollout, and what is for the reward alone.
 
-    The label is in no message: it says whether the solution is right. Reagent's recipes are given problems: see
-    `problem_rows`.
+    That is the label of a solution, or the reference answer of a problem: neither is in a message. Where several
+    recipes are mixed, a column says of which a prompt is.
     """
-    from agents.protocol import wire_messages
+    from distill.judgements import opening
+    from distill.prompts import BY_RECIPE
+    from graphs.judge_state import transcript_for
+    from train.inputs import ON_PROBLEMS
 
-    if run.cfg.grpo.on_problems:
-        return problem_rows(run)
-
-    by_key = {row.trajectory.key: row for row in run.teacher_rows}
+    cfg, mixed = run.cfg, len(run.cfg.grpo.recipes) > 1
+    reviewed = {row.trajectory.key: row.trajectory for row in run.teacher_rows}
+    sources = {task.id: task.source for task in run.parts["grpo"]}
     rows = []
-    for prompt in run.prompts():
-        row = by_key[prompt.key]
-        if not row.trajectory.turns:
-            raise DataError(f"trajectory {prompt.key} has no turn; run the harvest again")
-        rows.append(
-            {
-                "key": prompt.key,
-                "prompt": wire_messages(row.trajectory.turns[0].prompt),
-                "role": prompt.role,
-                "label": prompt.label,
-                "problem": prompt.problem,
-                "solution": prompt.solution,
-                "task_id": row.task.id,
-                "source": row.task.source,
-            }
-        )
-    return rows
+    for name in cfg.grpo.recipes:
+        for prompt in BY_RECIPE[name](run):
+            if name in ON_PROBLEMS:
+                row = _problem_row(prompt)
+            elif name == "rrm":
+                shown = transcript_for(cfg.student.max_length)
+                row = solution_row(prompt, opening(prompt, cfg.teacher.style, shown))
+            else:
+                row = solution_row(prompt, _opening_of(reviewed[prompt.key]))
+            rows.append(row | {"source": sources[row["task_id"]]} | ({"recipe": name} if mixed else {}))
+    columns = dict.fromkeys(column for row in rows for column in row)
+    return [columns | row for row in rows]
 
 
-def problem_rows(run: "Run") -> list[dict[str, Any]]:
-    """Return the problems of Reagent's GRPO: the messages that ask for an answer and, for the reward, the reference."""
+def _opening_of(review: "Trajectory") -> "Sequence[Message]":
+    if not review.turns:
+        raise DataError(f"trajectory {review.key} has no turn; run the harvest again")
+    return review.turns[0].prompt
+
+
+def solution_row(prompt: "Prompt", messages: "Sequence[Message]") -> dict[str, Any]:
+    """Return a solution to review or to judge, with the messages that open the rollout."""
+    from agents.protocol import wire_messages
+    from agents.types import task_id
+
+    return {
+        "key": prompt.key,
+        "prompt": wire_messages(messages),
+        "role": prompt.role,
+        "label": prompt.label,
+        "problem": prompt.problem,
+        "solution": prompt.solution,
+        "task_id": task_id(prompt.problem),
+    }
+
+
+def _problem_row(problem: "Problem") -> dict[str, Any]:
+    """Return a problem to answer."""
     from agents.plain_roles import render_solver
     from agents.protocol import wire_messages
 
-    return [
-        {
-            "key": problem.key,
-            "prompt": wire_messages(render_solver(problem.task.question)),
-            "question": problem.task.question,
-            "answer": problem.task.answer,
-            "aliases": list(problem.task.aliases),
-            "task_type": problem.task.kind,
-            "task_id": problem.task.id,
-            "source": problem.task.source,
-        }
-        for problem in run.problems()
-    ]
+    return {
+        "key": problem.key,
+        "prompt": wire_messages(render_solver(problem.task.question, problem.task.kind)),
+        "question": problem.task.question,
+        "answer": problem.task.answer,
+        "aliases": list(problem.task.aliases),
+        "task_type": problem.task.kind,
+        "task_id": problem.task.id,
+    }
 
 
 def write_rows(rows: list[dict[str, Any]], folder: Path) -> None:

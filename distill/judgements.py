@@ -8,9 +8,11 @@ filters are those of `distill/select.py` with the judge's own in place of the ve
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from agents.judgements import is_in_form, parse_judgement
+from agents.plain_roles import render_judge
 from agents.protocol import ParseFailure
 from agents.store import Row
-from agents.types import Candidate, Task, content_id
+from agents.transcript import transcript
+from agents.types import Candidate, Message, Task, Turn, content_id
 from distill.sections import SelectConfig
 from distill.select import (
     Filter,
@@ -97,3 +99,9 @@ def judge_prompts(found: Iterable[tuple[Task, Candidate]]) -> list[Prompt]:
             )
             prompts.setdefault((task.id, candidate.text.strip()), prompt)
     return list(prompts.values())
+
+
+def opening(prompt: Prompt, style: str, max_transcript: int) -> list[Message]:
+    """Return the messages that open a judge's rollout; `max_transcript`: characters of a solution that are shown."""
+    shown = transcript([Turn(stage="solve", prompt=(), content=prompt.solution)], max_transcript)
+    return render_judge(style, prompt.problem, shown)

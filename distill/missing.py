@@ -25,7 +25,7 @@ def what_is_missing(cfg: RunConfig, shape: Shape | None, large: bool) -> Iterato
             yield f"the package {package}: pip install -c constraints.txt -e '.[{extra}]'"
     for name, section in (("solver", cfg.solver), ("teacher", cfg.teacher)):
         yield from _endpoint(f"{name}.base_url", section.model, section.base_url)
-    if cfg.grpo.on_problems and cfg.grpo.steps:
+    if cfg.asks_judge:
         yield from _endpoint("judge.base_url", cfg.judge.model, cfg.judge.base_url)
     if cfg.grpo.engine == "vllm_server" and cfg.grpo.steps:
         yield from _endpoint("grpo.vllm.base_url", cfg.student.model, cfg.grpo.vllm.base_url)

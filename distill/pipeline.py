@@ -10,21 +10,24 @@ import resource
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from agents.chat import open_chat
 from agents.outages import raise_first
 from agents.scripted_solver import ScriptedSolver
 from agents.store import Row, Store
-from agents.types import Task
+from agents.types import ROLES, Task
 from distill.contexts import verifier_context
-from distill.harvest import harvest, teacher_context
+from distill.harvest import HarvestReport, harvest, teacher_context
+from distill.mixture import Apart, is_verifiers_alone, select_mixture, solution_row
+from distill.prompts import prompts_of
+from distill.role_harvest import harvest_roles, open_teachers
 from distill.sections import RunConfig
-from distill.select import Selected, select, to_examples, uncontaminated, without
+from distill.select import Selected, select, to_examples
 from eval.checkers import grade
 from graphs import teacher as engine
 from tools import registry
@@ -34,10 +37,6 @@ from tools.progress import Progress
 from tools.whole import write_whole
 
 NOTE_SECONDS = 10.0  # between two notes of a running stage's time: as much as a kill can lose
-
-if TYPE_CHECKING:
-    from train.pools import Problem
-    from train.reviews import Prompt
 
 
 def open_tools(cfg: RunConfig) -> AbstractAsyncContextManager[dict[str, Tool]]:
@@ -152,33 +151,48 @@ class Run:
             entry["report"] = report.model_dump()
             entry["retry"] = bool(report.failed or report.unsampled)
 
-    async def _harvest(self, progress: Progress) -> Any:
-        async with open_tools(self.cfg) as tools:
+    async def _harvest(self, progress: Progress) -> HarvestReport:
+        cfg, roles, recipes = self.cfg, self.cfg.mixture.roles, self.cfg.grpo.recipes
+        async with open_tools(cfg) as tools:
             kinds = {"solver": self._solver(), "teacher": self._teacher(), "tools": tools, "label": label_task}
-            await self._sample_held_out(**kinds)
-            reviewed = ("harvest",) if self.cfg.grpo.on_problems else ("harvest", "grpo")
-            tasks = [task for part in reviewed for task in self.parts[part]]
-            return await harvest(tasks, self.store, self.cfg, progress=progress, **kinds)
+            await self._sample("eval", cfg.eval.k, **kinds)
+            needed = {"harvest": bool(set(ROLES) & set(roles)), "grpo": "agentv" in recipes}
+            reviewed = [task for part, needs in needed.items() if needs for task in self.parts[part]]
+            report = await harvest(reviewed, self.store, cfg, progress=progress, **kinds)
+            if set(roles) - set(ROLES):
+                await self._sample("harvest", cfg.solver.k, **kinds)
+                failed = await harvest_roles(
+                    self.parts["harvest"], self.store, cfg, open_teachers(cfg), tools, progress
+                )
+                report = report.model_copy(update={"failed": report.failed + failed})
+            if "rrm" in recipes:
+                await self._sample("grpo", cfg.solver.k, **kinds)
+            return report
 
-    async def _sample_held_out(self, **kinds: Any) -> None:
-        """Sample and label the candidates of the held-out problems; only the models to be measured verify them."""
-        context = teacher_context(self.cfg, **kinds).model_copy(update={"k": self.cfg.eval.k})
-        self.store.add_tasks(self.parts["eval"])
-        for task in self.parts["eval"]:
+    async def _sample(self, part: str, k: int, **kinds: Any) -> None:
+        """Sample and label the candidates that problems lack; those held out are verified by measured models alone."""
+        context = teacher_context(self.cfg, **kinds).model_copy(update={"k": k})
+        self.store.add_tasks(self.parts[part])
+        for task in self.parts[part]:
             if self.store.candidates(task.id) is None:
                 drawn = await engine.sample({"task": task, "rollouts": []}, engine.Runtime(context=context))
                 if drawn["errors"]:
-                    raise ModelError(
-                        f"held-out problem: the solver failed ({drawn['errors'][0].message}); run again to resume"
-                    )
+                    told = f"{part} problem: the solver failed ({drawn['errors'][0].message})"
+                    raise ModelError(f"{told.replace('eval', 'held-out')}; run again to resume")
                 labelled = await asyncio.to_thread(engine.labelled, task, drawn["candidates"], label_task)
                 self.store.add_candidates(task.id, labelled)
 
     @cached_property
     def teacher_rows(self) -> list[Row]:
-        """The teacher's trajectories in the store's order."""
+        """The teacher's reviews in the store's order."""
         model, parts = self.cfg.teacher.model, {t.id for p in ("harvest", "grpo") for t in self.parts[p]}
-        return [row for row in self.store if row.trajectory.model == model and row.task.id in parts]
+        reviews = (row for row in self.store if row.trajectory.role in ROLES and row.task.id in parts)
+        return [row for row in reviews if row.trajectory.model == model]
+
+    @property
+    def benchmark_questions(self) -> list[str]:
+        """The questions of all named evaluation sets."""
+        return [question for found in self.benchmarks.values() for question in found]
 
     def select(self) -> Selected:
         """Send the harvest through the rejection filter.
@@ -198,14 +212,23 @@ class Run:
         return selected
 
     def choose(self) -> Selected:
-        """Return what the rejection filter leaves of the harvest; nothing is written."""
-        ids = {t.id for t in self.parts["harvest"]}
-        return select(
-            [row for row in self.teacher_rows if row.task.id in ids],
-            self.cfg.select,
-            seed=self.cfg.seed,
-            held_out=[t.question for t in self.parts["eval"]],
-            benchmarks=self.benchmarks,
+        """Return what the rejection filter leaves of the harvest; nothing is written.
+
+        Raises:
+            NothingAcceptedError: one of the roles of a mixture has nothing left.
+        """
+        cfg, ids = self.cfg, {t.id for t in self.parts["harvest"]}
+        held_out = [t.question for t in self.parts["eval"]]
+        if is_verifiers_alone(cfg.mixture):
+            own = [row for row in self.teacher_rows if row.task.id in ids]
+            return select(own, cfg.select, seed=cfg.seed, held_out=held_out, benchmarks=self.benchmarks)
+        return select_mixture(
+            [row for row in self.store if row.task.id in ids],
+            [solution_row(t, c) for t in self.parts["harvest"] for c in self.store.candidates(t.id) or []],
+            cfg.mixture,
+            cfg.select,
+            Apart(held_out, self.benchmarks),
+            cfg.seed,
         )
 
     def sft(self, selected: Selected) -> Path:
@@ -236,7 +259,7 @@ class Run:
 
         out = self.dir / "grpo"
         if not self.done("grpo") and not is_trained(out):
-            prompts = self.problems() if self.cfg.grpo.on_problems else self.prompts()
+            prompts = prompts_of(self)
             context = verifier_context(self.cfg, self.cfg.grpo)
             with self.stage("grpo") as entry, Progress("grpo", 0, "steps") as progress:
                 out.mkdir(exist_ok=True)
@@ -245,31 +268,6 @@ class Run:
                 entry["report"] = train_grpo(prompts, around, job)
             self._clean_up(out)
         return out / "model"
-
-    def problems(self) -> "list[Problem]":
-        """Return what Reagent's recipes roll out on: problems that a rule can grade, of no named benchmark."""
-        from train.pools import Problem
-
-        benchmarks = [q for found in self.benchmarks.values() for q in found]
-        tasks = [t for t in self.parts["grpo"] if t.answer is not None and t.kind != "program"]
-        clean = uncontaminated(tasks, benchmarks, self.cfg.select)
-        return [Problem(task.id, task) for task in clean][: self.cfg.select.max_prompts]
-
-    def prompts(self) -> "list[Prompt]":
-        """Return what GRPO rolls out on: no problem of a named benchmark, `select.max_prompts` at the most."""
-        from train.recipes import mix_roles
-        from train.reviews import Prompt
-
-        ids, cfg = {t.id for t in self.parts["grpo"]}, self.cfg
-        rows = [r for r in self.teacher_rows if r.task.id in ids and _teaches(r, cfg.grpo.only_decidable)]
-        rows = without(unrepeated(rows), [q for found in self.benchmarks.values() for q in found], cfg.select)
-        prompts = [
-            Prompt(r.trajectory.key, r.task.question, r.candidate.text, r.trajectory.role, bool(r.candidate.correct))
-            for r in rows
-        ]
-        if cfg.select.max_prompts is None:
-            return prompts
-        return mix_roles(prompts, cfg.grpo.forward_share, cfg.seed)[: cfg.select.max_prompts]
 
     def _clean_up(self, out: Path) -> None:
         """Remove the checkpoints of a finished training, and give its memory back."""
@@ -290,21 +288,6 @@ def is_trained(out: Path) -> bool:
 def label_task(task: Task, text: str) -> bool | None:
     """Label a solution by its task's answer."""
     return grade(task, text).correct
-
-
-def _teaches(row: Row, only_decidable: bool) -> bool:
-    """Whether a (candidate, role) pair serves as a prompt of GRPO: labelled, and decidable by the teacher if asked."""
-    verdict = row.trajectory.verdict
-    right = verdict is not None and verdict.passed is row.candidate.correct
-    return row.candidate.correct is not None and (right or not only_decidable)
-
-
-def unrepeated(rows: Sequence[Row]) -> list[Row]:
-    """Keep one row for each problem, role and solution text."""
-    first: dict[tuple[str, str, str], Row] = {}
-    for row in rows:
-        first.setdefault((row.task.id, row.trajectory.role, row.candidate.text.strip()), row)
-    return list(first.values())
 
 
 def peak_memory_mb() -> float:

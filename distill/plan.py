@@ -105,7 +105,7 @@ def lines(cfg: RunConfig) -> Iterator[str]:
 def _models(cfg: RunConfig) -> Iterator[str]:
     t = cfg.tasks
     yield f"problems: {t.source}: {t.n_harvest:,} harvest, {t.n_grpo:,} GRPO, {t.n_eval:,} held out"
-    judged = (("judge", cfg.judge),) if cfg.grpo.on_problems and cfg.grpo.steps else ()
+    judged = (("judge", cfg.judge),) if cfg.asks_judge else ()
     for role, section in (("solver", cfg.solver), ("teacher", cfg.teacher), *judged):
         yield f"{role}: {section.model}{_told(section.model)} at {section.base_url or _place(section.model)}"
     kind = f"LoRA of rank {cfg.student.lora_rank}" if cfg.student.lora_rank else "all weights"

@@ -168,30 +168,13 @@ def parts(problems: "Sequence[Problem]", sft_share: float, seed: int) -> "tuple[
 
 def grpo_rows(problems: "Sequence[Problem]", context: "JudgeContext") -> list[dict[str, Any]]:
     """Return the prompts of GRPO; the label is in no message."""
-    from agents.plain_roles import render_judge
-    from agents.protocol import wire_messages
-    from agents.transcript import transcript
-    from agents.types import Turn, task_id
-    from distill.judgements import judge_prompts
+    from distill.export import solution_row
+    from distill.judgements import judge_prompts, opening
 
     sources = {problem.task.id: problem.task.source for problem in problems}
-    out = []
-    for prompt in judge_prompts((p.task, candidate) for p in problems for candidate in p.candidates):
-        shown = transcript([Turn(stage="solve", prompt=(), content=prompt.solution)], context.max_transcript)
-        of = task_id(prompt.problem)
-        out.append(
-            {
-                "key": prompt.key,
-                "prompt": wire_messages(render_judge(context.style, prompt.problem, shown)),
-                "role": prompt.role,
-                "label": prompt.label,
-                "problem": prompt.problem,
-                "solution": prompt.solution,
-                "task_id": of,
-                "source": sources[of],
-            }
-        )
-    return out
+    prompts = judge_prompts((p.task, candidate) for p in problems for candidate in p.candidates)
+    rows = [solution_row(prompt, opening(prompt, context.style, context.max_transcript)) for prompt in prompts]
+    return [row | {"source": sources[row["task_id"]]} for row in rows]
 
 
 def write(args: argparse.Namespace, rows: dict[str, list[dict[str, Any]]], funnel: "Funnel") -> None:

@@ -107,8 +107,7 @@ def _reach(cfg: "RunConfig") -> None:
     from tools.sandbox.factory import try_hosted
 
     run_async(try_tools(cfg))
-    judged = cfg.grpo.on_problems and cfg.grpo.steps > 0
-    for section in (cfg.solver, cfg.teacher, *((cfg.judge,) if judged else ())):
+    for section in (cfg.solver, cfg.teacher, *((cfg.judge,) if cfg.asks_judge else ())):
         chat = open_chat(section.model, section.base_url)
         if isinstance(chat, EndpointChat):
             run_async(chat.check())

@@ -12,7 +12,7 @@ from agents.types import EVERY_ROLE, Role
 from tools.registry import ToolsConfig, check_prompts
 from tools.sandbox.settings import SandboxConfig
 from tools.settings import OPERATIONAL, Rate, Section
-from train.settings import GrpoConfig, JudgeConfig, SftConfig, StudentConfig
+from train.settings import GrpoConfig, JudgeConfig, RecipeName, SftConfig, StudentConfig
 
 Named = TypeVar("Named", bound=str)
 
@@ -185,6 +185,14 @@ class EvalConfig(Section):
     bootstrap: int = Field(default=1000, ge=0, description="resamples of the problems for the intervals")
 
 
+NEEDED: dict[RecipeName, Role] = {  # whom a recipe trains
+    "agentv": "forward_verifier",
+    "rrm": "judge",
+    "reagent_r": "solver",
+    "reagent_u": "solver",
+}
+
+
 class RunConfig(Section):
     """All settings of a run."""
 
@@ -211,9 +219,15 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _has_prompts_for_the_recipe(self) -> Self:
-        if self.grpo.recipe == "rrm" and self.grpo.steps:
-            raise ValueError("grpo.recipe=rrm trains on data of python -m distill.rrm: see python -m train.grpo --help")
+        lacking = [NEEDED[recipe] for recipe in self.grpo.recipes if NEEDED[recipe] not in self.mixture.roles]
+        if self.grpo.steps and lacking and lacking != ["solver"]:  # models answer problems without being taught
+            raise ValueError(f"grpo trains roles that SFT does not teach: give mixture.weights {', '.join(lacking)}")
         return self
+
+    @property
+    def asks_judge(self) -> bool:
+        """Whether `judge` is asked: for judgements to learn from, or for rewards."""
+        return self.grpo.judged or bool({"judge", "refiner"} & set(self.mixture.roles))
 
     @property
     def run_dir(self) -> Path:

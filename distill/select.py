@@ -221,7 +221,8 @@ def _column(name: str) -> tuple[int, int]:
     return [str(r) for r in EVERY_ROLE].index(role), ["true", "false", "unlabelled"].index(label)
 
 
-def _stage(name: str, rows: Sequence[Row]) -> Stage:
+def stage_of(name: str, rows: Sequence[Row]) -> Stage:
+    """Count rows by role and label."""
     words: Mapping[bool | None, str] = {True: "true", False: "false", None: "unlabelled"}
     found = Counter(f"{row.trajectory.role}/{words[row.candidate.correct]}" for row in rows)
     return Stage(name=name, total=len(rows), groups=dict(sorted(found.items(), key=lambda item: _column(item[0]))))
@@ -258,10 +259,10 @@ def select(
     """
     left = shuffled(rows, seed)
     by = Selection(cfg, seed, tuple(held_out), benchmarks or {})
-    stages = [_stage("generated", left)]
+    stages = [stage_of("generated", left)]
     for name, keep in (filters_with(by.benchmarks) if filters is None else filters).items():
         left = keep(left, by)
-        stages.append(_stage(name, left))
+        stages.append(stage_of(name, left))
     return Selected(shuffled(left, seed), Funnel(stages=tuple(stages)))
 
 

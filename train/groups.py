@@ -180,7 +180,11 @@ class GroupRollouts(ABC, Generic[PromptT, GroupT]):
                 kept = teaches and reward is not None and turns
                 rows.append(row_of(turns) if kept else silent_row(self.end_token))
         columns = {name: [list(getattr(row, name)) for row in rows] for name in Row._fields}
-        return columns | {"reward": [r for g in groups for r in g.rewards]}
+        return columns | {"reward": self.optimised(groups)}
+
+    def optimised(self, groups: Sequence[GroupT]) -> list[float | None]:
+        """Return what the trainer is given as rewards, one a row of the update."""
+        return [reward for group in groups for reward in group.rewards]
 
 
 def share_of(trainer: Any) -> slice:

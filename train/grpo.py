@@ -18,7 +18,7 @@ from tools.errors import DataError
 from train.callbacks import StepHook, be_quiet, last_checkpoint, need_disk, trainer_callback
 from train.engines import InProcess, Vllm, check_engine
 from train.groups import GroupRollouts
-from train.recipes import RECIPES, Around, Job, MakeRollouts
+from train.recipes import Around, Job, MakeRollouts, recipe_of
 from train.rollout import VerifierContext
 from train.saving import is_sharded, save_trained
 from train.settings import GrpoConfig, TrainingSettings
@@ -44,7 +44,7 @@ def train_grpo(prompts: Sequence[Any], around: Around, job: Job) -> dict[str, fl
     Raises:
         DataError: too few prompts for a step, or some that are of no use.
     """
-    recipe = RECIPES[job.settings.recipe]
+    recipe = recipe_of(job.settings)
     ordered = recipe.order(prompts, job.settings, job.seed)
     return train_rollouts(recipe.rollouts(ordered, around, job), len(ordered), job)
 
@@ -143,7 +143,7 @@ def grpo_arguments(settings: GrpoConfig, max_length: int, out: Path, seed: int) 
         epsilon_high=settings.loss.clip_high,
         beta=settings.loss.beta,
         loss_type=LOSS_TYPES[settings.loss.average],
-        scale_rewards=RECIPES[settings.recipe].scale,
+        scale_rewards=recipe_of(settings).scale,
         shuffle_dataset=False,  # recipes have an order
         save_strategy="steps",
         save_steps=settings.save_steps,
@@ -205,7 +205,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             from train.own_graph import train_on_graph
 
             return finish(train_on_graph(args, job), args.out)
-        prompts = RECIPES[settings.grpo.recipe].read(args)
+        prompts = recipe_of(settings.grpo).read(args)
         args.out.mkdir(parents=True, exist_ok=True)
         return finish(train_grpo(prompts, around(settings), job), args.out)
 

@@ -2,15 +2,20 @@
 
 from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 from agents.records import read_records, task_of
 from tools.errors import ConfigError
 from train.launch import read_rows
+from train.mixed import MixedPrompt
 from train.pools import Problem
 from train.reviews import Prompt
 
 SOLUTIONS = ("key", "problem", "solution", "role", "label")
 PROBLEMS = ("question", "answer", "aliases", "task_type")
+
+
+ON_PROBLEMS = ("reagent_r", "reagent_u")
 
 
 def read_solutions(args: Namespace) -> list[Prompt]:
@@ -21,11 +26,31 @@ def read_solutions(args: Namespace) -> list[Prompt]:
         DataError: there is no such data.
     """
     if args.tasks:
-        raise ConfigError(
-            "--tasks is for grpo.recipe=reagent_r and reagent_u; verifiers and judges train on exported --data"
-        )
-    rows = read_rows(args.data, "grpo", SOLUTIONS)
-    return [Prompt(r["key"], r["problem"], r["solution"], r["role"], r["label"]) for r in rows]
+        raise ConfigError("--tasks is for grpo.recipe=reagent_r and reagent_u; the others train on exported --data")
+    return [_solution(row) for row in read_rows(args.data, "grpo", SOLUTIONS)]
+
+
+def _solution(row: dict[str, Any]) -> Prompt:
+    return Prompt(row["key"], row["problem"], row["solution"], row["role"], row["label"])
+
+
+def read_mixed(args: Namespace) -> list[MixedPrompt]:
+    """Return the exported prompts of several recipes (a column says of which).
+
+    Raises:
+        ConfigError: problems are given in their place.
+        DataError: there is no such data, or a record is malformed.
+    """
+    if args.tasks:
+        raise ConfigError("--tasks is for grpo.recipe=reagent_r and reagent_u; several recipes train on --data")
+    out = []
+    for i, row in enumerate(read_rows(args.data, "grpo", ("recipe", *SOLUTIONS, *PROBLEMS)), 1):
+        if row["recipe"] in ON_PROBLEMS:
+            task = task_of(row, f"{args.data}: row {i}", args.data)
+            out.append(MixedPrompt(row["recipe"], Problem(task.id, task)))
+        else:
+            out.append(MixedPrompt(row["recipe"], _solution(row)))
+    return out
 
 
 def read_problems(args: Namespace) -> list[Problem]:

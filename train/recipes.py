@@ -6,6 +6,8 @@
 - `reagent_u`: G first answers and G refined on the judge's critiques, 2G rows in one pool:
   A = (R - mean(pool)) / std(pool) over both stages (`train.advantages`).
 
+Several of them in one training take turns by their shares (`train.mixed`).
+
 Reagent is arXiv 2601.22154; there the loss is a mean over rollouts with a KL term (`grpo.loss.average`, `.beta`). The
 trained model answers alone: nobody is asked for a judgement afterwards. A new recipe is a row of `RECIPES`.
 """
@@ -21,7 +23,8 @@ from tools.errors import DataError
 from train.callbacks import StepHook
 from train.engines import Policy
 from train.groups import GroupRollouts
-from train.inputs import read_problems, read_solutions
+from train.inputs import read_mixed, read_problems, read_solutions
+from train.mixed import MixedPrompt, MixedRollouts, taking_turns
 from train.pools import Problem
 from train.reviews import Prompt, in_turn
 from train.rewards import reward_by_role
@@ -71,7 +74,7 @@ class Recipe(NamedTuple):
     read: Callable[[Namespace], Sequence[Any]]
     order: Callable[[Sequence[Any], GrpoConfig, int], list[Any]]
     rollouts: Callable[[Sequence[Any], Around, Job], MakeRollouts]
-    scale: Literal["group", "batch"] = "group"
+    scale: Literal["group", "batch", "none"] = "group"
 
 
 def mix_roles(prompts: Sequence[Prompt], forward_share: float, seed: int = 0) -> list[Prompt]:
@@ -157,9 +160,49 @@ def on_problems(problems: Sequence[Problem], around: Around, job: Job) -> MakeRo
     return make
 
 
+def recipes_in_turn(prompts: Sequence[MixedPrompt], settings: GrpoConfig, seed: int) -> list[MixedPrompt]:
+    """Return the prompts of several recipes, each in the order of its own, recipes by their shares.
+
+    Raises:
+        DataError: one of the recipes has no prompt, or some that are of no use to it.
+    """
+    own: dict[RecipeName, list[MixedPrompt]] = {}
+    for name in settings.recipes:
+        found = [p.prompt for p in prompts if p.recipe == name]
+        if not found:
+            raise DataError(f"grpo: no prompt for recipe {name}; harvest more problems, or name others in grpo.recipe")
+        own[name] = [MixedPrompt(name, prompt) for prompt in RECIPES[name].order(found, settings, seed)]
+    return taking_turns(own, settings.shares)
+
+
+def on_all(prompts: Sequence[MixedPrompt], around: Around, job: Job) -> MakeRollouts:
+    """Roll out every recipe's prompts as it does itself."""
+    names = job.settings.recipes
+    own = {name: [p.prompt for p in prompts if p.recipe == name] for name in names}
+
+    def make(policy: Policy, end_token: int) -> MixedRollouts:
+        return MixedRollouts(
+            prompts,
+            policy,
+            {name: RECIPES[name].rollouts(own[name], around, job)(policy, end_token) for name in names},
+            shares=job.settings.shares,
+            scales={name: RECIPES[name].scale for name in names},
+            end_token=end_token,
+            **job.sampling,
+        )
+
+    return make
+
+
 RECIPES: dict[RecipeName, Recipe] = {
     "agentv": Recipe(read_solutions, both_verifiers, on_solutions),
     "rrm": Recipe(read_solutions, judges_alone, on_solutions, scale="batch"),
     "reagent_r": Recipe(read_problems, gradable, on_problems),
     "reagent_u": Recipe(read_problems, gradable, on_problems),
 }
+MIXED = Recipe(read_mixed, recipes_in_turn, on_all, scale="none")
+
+
+def recipe_of(settings: GrpoConfig) -> Recipe:
+    """Return the recipe that settings name, or the one that mixes several."""
+    return RECIPES[settings.recipes[0]] if len(settings.recipes) == 1 else MIXED

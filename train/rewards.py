@@ -8,7 +8,7 @@ only. What the form is worth does not depend on the score, so the sum stays prop
 
 It stays so only if advantages keep the sizes of rewards: dividing each group by its own standard deviation makes every
 group of two scores ±1, so that the higher one is pushed wherever p > 1/2, and scores end at 0 and 1. Recipe `rrm`
-therefore divides by the deviation of the whole batch (`train.recipes`).
+therefore divides by the deviation of the whole batch (`train.recipes`), also in a mixture (`train.mixed`).
 """
 
 from collections.abc import Callable, Sequence

@@ -1,14 +1,42 @@
 """The settings of training: the student, supervised fine-tuning, GRPO."""
 
-from typing import Literal, Self
+import re
+from typing import Annotated, Literal, Self, get_args
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from tools.registry import ToolsConfig, check_prompts
 from tools.sandbox.settings import SandboxConfig
 from tools.settings import OPERATIONAL, Rate, Section
 
 RecipeName = Literal["agentv", "rrm", "reagent_r", "reagent_u"]
+RECIPE_NAMES: tuple[RecipeName, ...] = get_args(RecipeName)
+
+
+def recipe_shares(text: str) -> dict[RecipeName, float]:
+    """Read `grpo.recipe`: a recipe, or several with the shares that they have of the groups (`agentv:2,rrm:1`).
+
+    Raises:
+        ValueError: an unknown recipe, one twice, a share that is not above 0, or two on the same prompts.
+    """
+    shares: dict[RecipeName, float] = {}
+    for part in text.split(","):
+        given, _, share = part.partition(":")
+        name: RecipeName | None = next((known for known in RECIPE_NAMES if known == given.strip()), None)
+        number = float(share) if re.fullmatch(r"\s*\d+(\.\d+)?\s*", share) else 0.0 if share else 1.0
+        if name is None or name in shares or number <= 0:
+            raise ValueError(
+                f"should be {', '.join(RECIPE_NAMES)}, or several with shares such as agentv:2,reagent_u:1"
+            )
+        shares[name] = number
+    if {"reagent_r", "reagent_u"} <= set(shares):
+        raise ValueError("should name reagent_r or reagent_u, not both: they have the same prompts")
+    return shares
+
+
+def _recipe(text: str) -> str:
+    recipe_shares(text)
+    return text
 
 
 class StudentConfig(Section):
@@ -111,16 +139,20 @@ class VllmConfig(Section):
 class GrpoConfig(Section):
     """Reinforcement learning with group-relative advantages."""
 
-    recipe: RecipeName = Field(
+    recipe: Annotated[str, AfterValidator(_recipe)] = Field(
         default="agentv",
         description="agentv: verifiers, by verdict; rrm: the judge, by a proper scoring rule; reagent_r: answers, by "
-        "rule and judge; reagent_u: answers and their refinements on the judge's critique, in one pool",
+        "rule and judge; reagent_u: answers and their refinements on the judge's critique, in one pool; "
+        "agentv:2,rrm:1,reagent_u:1: several, by their shares of the groups",
     )
     lr: float = Field(default=5e-5, gt=0, description="learning rate")
     steps: int = Field(default=2, ge=0, description="optimiser steps; 0: no GRPO")
     groups: int = Field(default=4, ge=1, description="prompts a batch of rollouts")
     num_generations: int = Field(
-        default=4, ge=2, description="rollouts a prompt (G); reagent_u has G first answers and G refined ones"
+        default=4,
+        ge=2,
+        description="rollouts a prompt (G); reagent_u has G first answers and G refined ones, and "
+        "where it is mixed in 2G rollouts of every prompt",
     )
     micro_batch: int = Field(default=4, ge=1, description="rollouts a forward pass")
     mini_groups: int | None = Field(
@@ -158,18 +190,28 @@ class GrpoConfig(Section):
         return self.mini_groups or self.groups
 
     @property
-    def on_problems(self) -> bool:
-        """Whether prompts are problems to answer, with a judge beside the rule; else they are solutions to review."""
-        return self.recipe in ("reagent_r", "reagent_u")
+    def shares(self) -> dict[RecipeName, float]:
+        """The recipes and their shares of the groups."""
+        return recipe_shares(self.recipe)
+
+    @property
+    def recipes(self) -> tuple[RecipeName, ...]:
+        """The recipes that are trained on."""
+        return tuple(self.shares)
+
+    @property
+    def judged(self) -> bool:
+        """Whether a judge is asked for rewards while the policy trains."""
+        return self.steps > 0 and bool({"reagent_r", "reagent_u"} & set(self.recipes))
 
     @property
     def refines(self) -> bool:
         """Whether each answer is written again on its critique."""
-        return self.recipe == "reagent_u"
+        return "reagent_u" in self.recipes
 
     @property
     def group_rows(self) -> int:
-        """Rows that share a baseline: G, in Reagent-U 2G."""
+        """Rows that share a baseline: G, where Reagent-U takes part 2G."""
         return self.num_generations * (1 + self.refines)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agents.protocol import wire_messages
-from agents.types import Message, TrainingExample
+from agents.types import ROLES, Message, TrainingExample
 from tools.command_line import guarded
 from tools.errors import DataError
 from train.callbacks import StepHook, be_quiet, last_checkpoint, need_disk, trainer_callback
@@ -63,18 +63,26 @@ def tokenize(
 
 
 def in_pairs(examples: Sequence[TrainingExample], seed: int) -> list[TrainingExample]:
-    """Return the examples in a seeded order in which the roles' reviews of one problem, of one label, stand together.
+    """Return the examples in a seeded order in which two stand together that a small student would mix up.
 
-    A batch that holds both shows what makes them differ: the role. At random, a small student mixes up the roles' ways.
+    Of verifiers it is both roles' reviews of one problem, of one label: a batch that holds both shows what makes them
+    differ, the role. Of every other role it is two examples, of two labels as long as there are any.
     """
-    piles: dict[tuple[str, bool], dict[str, list[TrainingExample]]] = {}
+    verifiers: dict[tuple[str, bool], dict[str, list[TrainingExample]]] = {}
+    others: dict[str, dict[bool, list[TrainingExample]]] = {}
     for example in examples:
-        piles.setdefault((example.task_id, example.label), {}).setdefault(example.role, []).append(example)
-    seen = sorted({example.role for example in examples})
-    teams = [team for roles in piles.values() for team in zip_longest(*(roles.get(role, ()) for role in seen))]
+        if example.role in ROLES:
+            verifiers.setdefault((example.task_id, example.label), {}).setdefault(example.role, []).append(example)
+        else:
+            others.setdefault(example.role, {True: [], False: []})[example.label].append(example)
+    seen = sorted({example.role for example in examples if example.role in ROLES})
+    teams = [team for roles in verifiers.values() for team in zip_longest(*(roles.get(role, ()) for role in seen))]
+    for labels in others.values():
+        mixed = [example for two in zip_longest(*labels.values()) for example in two if example is not None]
+        teams += zip_longest(mixed[::2], mixed[1::2])
     random.Random(seed).shuffle(teams)
-    whole, others = [t for t in teams if None not in t], [t for t in teams if None in t]
-    return [example for team in [*whole, *others] for example in team if example is not None]
+    whole, rest = [t for t in teams if None not in t], [t for t in teams if None in t]
+    return [example for team in [*whole, *rest] for example in team if example is not None]
 
 
 def train_sft(

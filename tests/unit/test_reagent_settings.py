@@ -13,6 +13,7 @@ from agents.types import Task
 from distill.config import load_config
 from distill.export import export, open_run
 from distill.plan import CPU, expected_tokens, lines
+from distill.prompts import problems
 from tests.unit.made_run import make_run
 from tools.errors import ConfigError, DataError
 from train import grpo
@@ -64,7 +65,7 @@ def test_a_judge_at_a_url_has_a_name():
 
 def test_a_run_does_not_train_a_judge():
     """Its data come from distill.rrm; told before anything is harvested."""
-    with pytest.raises(ConfigError, match=r"trains on data of python -m distill\.rrm"):
+    with pytest.raises(ConfigError, match=r"grpo trains roles that SFT does not teach: give mixture\.weights judge"):
         load_config(None, ["grpo.recipe=rrm"])
     assert load_config(None, ["grpo.recipe=rrm", "grpo.steps=0"]).grpo.steps == 0
 
@@ -169,7 +170,7 @@ def test_a_run_gives_its_problems_to_the_recipe(tmp_path, monkeypatch):
         assert (job.start, job.out) == (tmp_path / "start", folder / "grpo")
         assert (given["around"].context.style, given["around"].judge) == ("compact", JudgeConfig())
         run.benchmarks = {"held": [run.parts["grpo"][0].question]}
-        assert [p.task for p in run.problems()] == run.parts["grpo"][1:]
+        assert [p.task for p in problems(run)] == run.parts["grpo"][1:]
 
 
 @pytest.mark.parametrize("recipe", ["reagent_r", "reagent_u"])
