@@ -77,11 +77,11 @@ def asks_outside_judge(cfg: RunConfig) -> bool:
 @asynccontextmanager
 async def _opened_critic(cfg: RunConfig) -> AsyncIterator[Critic | None]:
     """Open the critic of first answers; None: it is the student itself."""
-    from train.rollout import open_judge  # torch is heavy
-
     if not asks_outside_judge(cfg):
         yield None
         return
+    from train.rollout import open_judge  # torch is heavy
+
     async with open_judge(cfg.judge) as critic:
         yield critic
 
