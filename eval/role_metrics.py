@@ -41,14 +41,16 @@ class RoleMetrics(Frozen):
     """Metrics of a model in its other roles; None where a role is not learned, or there is nothing to measure.
 
     `first` and `refined` are accuracies of the same `answers` (one a problem), `gain` is their difference, `gained` the
-    share that went from wrong to right, `lost` the other way; `revised` counts the answers that were rewritten. `agent`
-    is the accuracy of the agent's final answers in `trajectories`. Tokens are means over what was written: a first
-    answer, the critique of one (by whoever the critic is), a revision without its critique, a trajectory; those of a
-    judgement are the judge's own metrics'. `ci` holds the intervals by name.
+    share that went from wrong to right, `lost` the other way; `revised` counts the answers that were rewritten,
+    `uncriticised` those that the critic came to no verdict on, so that they stand. `agent` is the accuracy of the
+    agent's final answers in `trajectories`. Tokens are means over what was written: a first answer, the critique of one
+    (by whoever the critic is), a revision without its critique, a trajectory; those of a judgement are among the
+    judge's own metrics. `ci` holds the intervals by name.
     """
 
     answers: int | None = None
     revised: int | None = None
+    uncriticised: int | None = None
     first: float | None = None
     refined: float | None = None
     gain: float | None = None
@@ -124,6 +126,7 @@ def _of_answers(answered: Sequence[Answered], resamples: int, seed: int) -> dict
     after = later[-1]
     return out | {
         "revised": (sum(any(a.course.revised) for a in answered), None),
+        "uncriticised": (sum(any(a.course.undecided) for a in answered), None),
         "refined": (after.accuracy, after.accuracy_ci),
         "gain": (after.gain, after.gain_ci),
         "gained": (after.up, after.up_ci),
@@ -171,6 +174,7 @@ def measures(found: RoleMetrics) -> dict[str, Measured]:
         "wrong to right": of("gained"),
         "right to wrong": of("lost"),
         "rewritten": of("revised"),
+        "without critique": of("uncriticised"),
         "judgements": judged("n"),
         "judge AUROC": judged("auroc"),
         "judge ECE": judged("ece"),

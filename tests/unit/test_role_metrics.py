@@ -66,7 +66,7 @@ def test_metrics_by_hand():
         [Acted("a", True, 10), Acted("b", True, 20), Acted("c", False, 30), Acted("d", True, 60)],
         resamples=200,
     )
-    assert (found.answers, found.revised) == (5, 3)
+    assert (found.answers, found.revised, found.uncriticised) == (5, 3, 1)
     assert (found.first, found.refined) == (0.4, 0.6)
     assert found.gain == pytest.approx(0.2)
     assert (found.gained, found.lost) == (0.4, 0.2)
