@@ -36,6 +36,10 @@ REVISED: dict[str, Reply] = {
 ACTED = {"q0": "<answer>1000</answer>", "q1": "<answer>5</answer>", "q2": "I do not know."}
 TEXTS = ("Answer: 1000", "Answer: 9", "Answer: 9 ", "Answer: 8")  # of q0: right, wrong, wrong again, without a label
 LABELS = (True, False, False, None)
+CANDIDATES = [
+    Candidate(task_id=TASKS[0].id, index=i, text=text, answer=SECRET, correct=label)
+    for i, (text, label) in enumerate(zip(TEXTS, LABELS, strict=True))
+]
 
 
 class Student(FakeChat):
@@ -72,14 +76,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
     with Store(tmp_path / "store.sqlite") as found:
         found.add_tasks(TASKS)
         for task in TASKS:
-            texts = TEXTS if task is TASKS[0] else ()
-            found.add_candidates(
-                task.id,
-                [
-                    Candidate(task_id=task.id, index=i, text=text, answer=SECRET, correct=LABELS[i])
-                    for i, text in enumerate(texts)
-                ],
-            )
+            found.add_candidates(task.id, CANDIDATES if task is TASKS[0] else [])
         yield found
 
 
