@@ -179,8 +179,8 @@ def test_an_outage_is_no_score_and_is_tried_again(opened: Opened):
     with pytest.raises(SandboxError, match=r"3 rollouts of other roles failed; the others are kept.*sandbox is gone"):
         opened.evaluate(student=Student(broken=broken))
     assert not opened.run().done("eval/sft_roles")
-    lines = (opened.folder / "r" / "roles_sft.jsonl").read_text().splitlines()
-    records = [RoleRecord.model_validate_json(line) for line in lines]
+    text = (opened.folder / "r" / "roles_sft.jsonl").read_text()
+    records = [RoleRecord.model_validate_json(line) for line in text.splitlines()]
     failures = [(r.kind, [*(made.error for made in r.rounds), r.trajectory and r.trajectory.error]) for r in records]
     errors = [(kind, error.kind) for kind, found in failures for error in found if error]
     assert sorted(errors) == [("agent", "SandboxError"), ("course", "ModelError"), ("judgement", "ModelError")]
@@ -196,7 +196,7 @@ def test_many_outages_in_a_row_stop_the_work(opened: Opened):
 
 
 def test_no_prompt_holds_ground_truth(opened: Opened, monkeypatch: pytest.MonkeyPatch):
-    """The references of q1 and q2, which the model does not come to by itself, and what else a task holds."""
+    """Not the references of q1 and q2, to which the model does not come by itself, nor what else a task holds."""
     monkeypatch.setattr("tests.unit.test_role_evaluation.REVISED", dict.fromkeys(FIRST, "Answer: 3"))
     found = opened.evaluate()
     assert found.first == pytest.approx(1 / 3)
@@ -223,11 +223,9 @@ def test_a_solver_alone_is_not_refined(opened: Opened):
 
 
 def test_when_the_outside_judge_is_asked(opened: Opened):
-    asked = {
-        weights: asks_outside_judge(opened.run(weights, name=f"c{i}").cfg)
-        for i, weights in enumerate((EVERY, "{solver: 1}", "{solver: 1, refiner: 1}", "{refiner: 1}"))
-    }
-    assert list(asked.values()) == [False, False, True, False]
+    mixtures = (EVERY, "{solver: 1}", "{solver: 1, refiner: 1}", "{refiner: 1}")
+    asked = [asks_outside_judge(opened.run(weights, name=f"c{i}").cfg) for i, weights in enumerate(mixtures)]
+    assert asked == [False, False, True, False]
 
 
 @pytest.mark.parametrize(
