@@ -16,6 +16,18 @@ def raise_first(group: BaseExceptionGroup) -> NoReturn:
     raise group if others is not None or ours is None else ours
 
 
+def failure(failed: int, what: str, last: ErrorInfo) -> RolloutError:
+    """Return what to tell when work has ended of which some failed, of the kind of the last failure.
+
+    Args:
+        failed: How many.
+        what: Of what, in the plural.
+        last: The last failure.
+    """
+    kind = ERRORS.get(last.kind, ModelError)
+    return kind(f"{failed} {what} failed; the others are kept: run the same command again. The last: {last.message}")
+
+
 class Circuit:
     """Counts the failures in a row of one party, and stops the work when they are too many."""
 

@@ -4,13 +4,17 @@ Input: a `Run` whose harvest is done; output: metrics and one row a candidate. E
 process that was killed goes on where it was.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
+
+from langchain_core.language_models import BaseChatModel
 
 from agents.types import ROLES
 from distill.contexts import eval_context
 from distill.pipeline import open_tools, run_async
+from distill.sections import RunConfig
 from eval.held_out import Pool, Reviews, complete, representatives, review_all, scored_pools, side_of, verdict_rows
 from eval.results import HeldOut, Stage, VerdictRow, held_out
 from graphs.state import BidirectionalContext
@@ -18,6 +22,34 @@ from tools.progress import Progress
 
 if TYPE_CHECKING:
     from distill.pipeline import Run
+
+
+@contextmanager
+def opened_student(cfg: RunConfig, model: str, name: str) -> Iterator[BaseChatModel]:
+    """Load a student and yield it as a chat model; its memory is given back.
+
+    Args:
+        cfg: Settings of the run.
+        model: Folder of the model.
+        name: Its name in records.
+    """
+    from agents.local import LocalPolicy
+    from train.student import load_student
+    from train.trainers import keep_freed_memory, return_freed_memory
+
+    keep_freed_memory()
+    student, tokenizer = load_student(model, cfg.student.dtype)
+    with LocalPolicy(
+        student,
+        tokenizer,
+        model_id=name,
+        slots=cfg.eval.batch,
+        max_context=cfg.student.max_length,
+        seed=cfg.seed,
+    ) as policy:
+        yield policy.chat
+    del student
+    return_freed_memory()
 
 
 class Evaluation:
@@ -51,29 +83,16 @@ class Evaluation:
         return out
 
     def _review(self, name: str, model: str, context: BidirectionalContext, progress: Progress) -> None:
-        from agents.local import LocalPolicy
-        from train.student import load_student
-        from train.trainers import keep_freed_memory, return_freed_memory
-
         held = self._reviews(name)
         for _ in range(sum(complete(sides, context) for sides in held.values())):
             progress.advance()
-        keep_freed_memory()
-        student, tokenizer = load_student(model, self.cfg.student.dtype)
-        with LocalPolicy(
-            student,
-            tokenizer,
-            model_id=name,
-            slots=self.cfg.eval.batch,
-            max_context=self.cfg.student.max_length,
-            seed=self.cfg.seed,
-        ) as policy:
+        with opened_student(self.cfg, model, name) as chat:
 
             async def work() -> None:
                 async with open_tools(self.cfg) as tools:
                     await review_all(
                         self.pools,
-                        context.model_copy(update={"chat": policy.chat, "tools": tools, "model": name}),
+                        context.model_copy(update={"chat": chat, "tools": tools, "model": name}),
                         held=held,
                         record=self.store.add_trajectory,
                         width=max(1, self.cfg.eval.batch // (len(ROLES) * context.samples)),  # a candidate is that many
@@ -81,8 +100,6 @@ class Evaluation:
                     )
 
             run_async(work())
-        del student
-        return_freed_memory()
 
     def best_of_n_pools(self, rows: Sequence[VerdictRow]) -> Any:
         """Return the held-out candidates with the verdicts of `rows`, by problem."""

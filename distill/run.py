@@ -7,15 +7,15 @@ outage, in one line; 3 the rejection filter accepted nothing; 130 interrupted (t
 import argparse
 import os
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from tools.command_line import guarded
 
 if TYPE_CHECKING:
     from distill.pipeline import Run
     from distill.sections import RunConfig
-    from eval.results import Results
+    from eval.results import Results, Stage
 
 EPILOG = """With no arguments everything is embedded: SmolLM2-135M-Instruct, problems of reasoning_gym, a scripted
 solver and teacher (programs, not language models), the local sandbox. Settings come from the defaults, then the
@@ -116,9 +116,7 @@ def _reach(cfg: "RunConfig") -> None:
 
 def distil(run: "Run") -> "Results":
     """Take a run through all its stages and write its results."""
-    from distill.evaluation import Evaluation
     from distill.pipeline import publish
-    from eval.best_of_n import best_of_n
     from eval.report import write_report
     from eval.results import Results, Stage
     from train.student import student_path
@@ -132,18 +130,14 @@ def distil(run: "Run") -> "Results":
     models: dict[Stage, str] = {"base": base, "sft": str(sft)}
     if final != sft:
         models["grpo"] = str(final)
-    evaluation = Evaluation(run)
-    measured, rows = {}, []
-    for stage, model in models.items():
-        measured[stage], rows = evaluation.evaluate(stage, model)
+    found = measured(run, models)
     publish(run, final)
     results = Results(
         name=cfg.name,
         student=cfg.student.model,
         teacher=cfg.teacher.model,
         seed=cfg.seed,
-        held_out=measured,
-        best_of_n=best_of_n(evaluation.best_of_n_pools(rows), resamples=cfg.eval.bootstrap, seed=cfg.seed),
+        **found,
         funnel=dict(selected.funnel.counts),
         wall_s=run.wall_s,
         peak_memory_mb=run.peak_memory_mb,
@@ -152,6 +146,31 @@ def distil(run: "Run") -> "Results":
     results.save(run.dir / "results.json")
     write_report(results, run.dir, run.dir / "grpo" / "metrics.jsonl")
     return results
+
+
+def measured(run: "Run", models: Mapping["Stage", str]) -> dict[str, Any]:
+    """Measure each stage's model in the roles that the student learns; return the fields of `Results`.
+
+    Best-of-N is by the last stage's verdicts. Where no verifier is learned there are none.
+    """
+    from agents.types import ROLES
+    from distill.evaluation import Evaluation
+    from distill.role_evaluation import RoleEvaluation
+    from eval.best_of_n import best_of_n
+
+    cfg, learned = run.cfg, set(run.cfg.mixture.roles)
+    evaluation, roles = Evaluation(run), RoleEvaluation(run)
+    out: dict[str, Any] = {"held_out": {}, "roles": {}}
+    rows = []
+    for stage, model in models.items():
+        if learned & set(ROLES):
+            out["held_out"][stage], rows = evaluation.evaluate(stage, model)
+        if learned - set(ROLES):
+            out["roles"][stage] = roles.evaluate(stage, model)
+    if learned & set(ROLES):
+        pools = evaluation.best_of_n_pools(rows)
+        out["best_of_n"] = best_of_n(pools, resamples=cfg.eval.bootstrap, seed=cfg.seed)
+    return out
 
 
 def _show(results: "Results", cfg: "RunConfig") -> None:

@@ -6,17 +6,19 @@ work. An outage is never an answer.
 """
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from agents.outages import ERRORS, Circuit, raise_first
+from langchain_core.language_models import BaseChatModel
+
+from agents.outages import Circuit, failure, raise_first
 from agents.types import ErrorInfo, StopReason, Task, Trajectory
 from eval.agent_settings import Agent, opened_agent
 from eval.lines import Lines
 from eval.verifier import reach
 from graphs.react import build_react
 from graphs.react_state import ReactContext, ReactInput
-from tools.errors import ModelError, RolloutError
+from tools.errors import RolloutError
 from tools.progress import Progress
 from tools.registry import open_with_sandbox
 from tools.sandbox.settings import SandboxConfig
@@ -72,56 +74,65 @@ def run_all(tasks: Sequence[Task], repeats: int, agent: Agent, lines: Lines[Traj
     jobs = [job for task in tasks for i in range(repeats) if (job := Job(task, i)).place not in done]
     if not jobs:
         return None
-    work = Work(agent, lines)
+    work = Work(lines.add, width=agent.width, max_outages=agent.max_outages)
+
+    async def run(chat: BaseChatModel, progress: Progress) -> None:
+        await reach(chat)
+        async with open_with_sandbox(agent.tools, SandboxConfig()) as tools:
+            live = {"chat": chat, "tools": tools}
+            await work.run(jobs, agent.context.model_copy(update=live), progress.advance)
+
     try:
         with opened_agent(agent, len(done)) as chat, Progress("agent", len(jobs), "trajectories") as progress:
-            asyncio.run(work.run(jobs, agent.context.model_copy(update={"chat": chat}), progress))
+            asyncio.run(run(chat, progress))
     except BaseExceptionGroup as group:
         raise_first(group)
-    return work.failure()
+    return failure(work.failed, "trajectories", work.last) if work.last else None
 
 
 class Work:
-    """The agent at work: what failed, and how often in a row."""
+    """The agent at work. `failed` counts outages of this sitting, `last` is the latest one."""
 
-    def __init__(self, agent: Agent, lines: Lines[Trajectory]) -> None:
-        """Set out with nothing failed."""
-        self.agent, self.lines = agent, lines
-        self.circuit = Circuit(agent.max_outages)
+    def __init__(self, record: Callable[[Trajectory], object], *, width: int, max_outages: int) -> None:
+        """Set out with nothing failed.
+
+        Args:
+            record: keeps a trajectory; a failed one too.
+            width: trajectories at once.
+            max_outages: failures in a row after which none begins.
+        """
+        self.record, self.width = record, width
         self.failed = 0
+        self._circuit = Circuit(max_outages)
 
-    async def run(self, jobs: Sequence[Job], context: ReactContext, progress: Progress) -> None:
-        """Open the tools, and make the trajectories, so many at once."""
-        assert context.chat is not None
-        await reach(context.chat)
+    @property
+    def last(self) -> ErrorInfo | None:
+        """The latest outage; None: there was none."""
+        return self._circuit.last
+
+    async def run(self, jobs: Sequence[Job], context: ReactContext, advance: Callable[[bool], object]) -> None:
+        """Make the trajectories; `advance` learns after each whether it failed.
+
+        Raises:
+            ModelError, SandboxError, ToolError: too many failures in a row (inside an exception group). What is
+                recorded is kept.
+        """
         left = iter(jobs)
-        async with open_with_sandbox(self.agent.tools, SandboxConfig()) as tools, asyncio.TaskGroup() as group:
-            ready = context.model_copy(update={"tools": tools})
-            for _ in range(min(self.agent.width, len(jobs))):
-                group.create_task(self._worker(left, ready, progress))
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(self.width, len(jobs))):
+                group.create_task(self._worker(left, context, advance))
 
-    async def _worker(self, jobs: Iterator[Job], context: ReactContext, progress: Progress) -> None:
+    async def _worker(self, jobs: Iterator[Job], context: ReactContext, advance: Callable[[bool], object]) -> None:
         for job in jobs:
-            self.circuit.check()
+            self._circuit.check()
             made = await run_one(job, context)
-            self.lines.add(made)
-            progress.advance(failed=made.error is not None)
+            self.record(made)
+            advance(made.error is not None)
             if made.error is not None:
                 self.failed += 1
-                self.circuit.failed(made.error)
+                self._circuit.failed(made.error)
             else:
-                self.circuit.worked()
-
-    def failure(self) -> RolloutError | None:
-        """Return what to tell where something failed."""
-        last: ErrorInfo | None = self.circuit.last
-        if not self.failed or last is None:
-            return None
-        kind = ERRORS.get(last.kind, ModelError)
-        return kind(
-            f"{self.failed} trajectories failed; the others are kept: run the same command again. "
-            f"The last: {last.message}"
-        )
+                self._circuit.worked()
 
 
 async def run_one(job: Job, context: ReactContext) -> Trajectory:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from agents.outages import ERRORS, Circuit, raise_first
+from agents.outages import Circuit, failure, raise_first
 from agents.store import Row, Store
 from agents.types import Candidate, ErrorInfo, StopReason, Task, Trajectory, Turn, content_id
 from eval.candidates import Problem
@@ -18,7 +18,6 @@ from eval.reviews import STORE, add_problems, mark_folder
 from eval.verifier import opened_chat, reach, weights_of
 from graphs.judge import build_judge
 from graphs.judge_state import JudgeContext, JudgeInput
-from tools.errors import ModelError
 from tools.progress import Progress
 
 IDENTITY = "judgements-of.json"
@@ -98,11 +97,7 @@ def _drive(items: Sequence[Item], who: Judges, store: Store) -> None:
         except BaseExceptionGroup as group:
             raise_first(group)
     if work.last is not None:
-        kind = ERRORS.get(work.last.kind, ModelError)
-        raise kind(
-            f"{work.failed} judgements failed; the others are kept: run the same command again. "
-            f"The last: {work.last.message}"
-        )
+        raise failure(work.failed, "judgements", work.last)
 
 
 def items_of(problems: Iterable[Problem]) -> list[Item]:

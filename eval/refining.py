@@ -6,14 +6,14 @@ failure is an entry with a typed reason, tried again by the next run. Reference 
 """
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from langchain_core.language_models import BaseChatModel
 
-from agents.outages import ERRORS, Circuit, raise_first
+from agents.outages import Circuit, failure, raise_first
 from agents.plain_roles import refiner_version
 from agents.types import ErrorInfo, Round, content_id
 from eval.candidates import Problem
@@ -24,7 +24,6 @@ from eval.verifier import Verifier, identity, open_model, reach, weights_of
 from graphs.refine import build_refine, next_step, resumed
 from graphs.refine_state import RefineContext, RefineInput
 from graphs.state import BidirectionalContext
-from tools.errors import ModelError
 from tools.progress import Progress
 
 JOURNAL, IDENTITY = "rounds.jsonl", "refinement-of.json"
@@ -37,6 +36,22 @@ class Item(NamedTuple):
     name: str
     problem: str
     solution: str | None
+
+
+class Rounds(Protocol):
+    """Where the rounds of refinements are kept, by critic and item's name: `eval.journal.Journal`, or another."""
+
+    def of(self, critic: str, candidate: str) -> list[Round]:
+        """Return the rounds held, in order."""
+        ...
+
+    def first(self, candidate: str) -> Mapping[str, Round]:
+        """Return the first rounds held, by critic."""
+        ...
+
+    def add(self, critic: str, candidate: str, made: Round) -> None:
+        """Keep a round; a later one of its index takes its place."""
+        ...
 
 
 class Refiners(NamedTuple):
@@ -74,7 +89,7 @@ def refine_items(items: Sequence[Item], who: Refiners, folder: Path) -> dict[str
     solver = any(i.solution is None for i in items)
     mark_folder(folder, IDENTITY, whole_identity(who.context, solver, judge="judge" in who.critics))
     with Journal(folder / JOURNAL) as journal:
-        left = [i for i in items if not all(_done(journal.of(c, i.name), who.context.rounds) for c in who.critics)]
+        left = [i for i in items if not all(is_done(journal.of(c, i.name), who.context.rounds) for c in who.critics)]
         if left:
             _drive(left, who, journal)
         return {c: {i.name: _limited(journal.of(c, i.name), who.context.rounds) for i in items} for c in who.critics}
@@ -105,7 +120,7 @@ def whole_identity(context: RefineContext, solver: bool, judge: bool = False) ->
     }
 
 
-def _done(rounds: list[Round], limit: int) -> bool:
+def is_done(rounds: list[Round], limit: int) -> bool:
     """Whether a refinement has come to its end, and not by a failure."""
     return bool(rounds) and rounds[-1].error is None and next_step(rounds, limit) == "finish"
 
@@ -127,7 +142,11 @@ def _drive(items: Sequence[Item], who: Refiners, journal: Journal) -> None:
             live = (context.chat, context.judge, context.refiner, context.solver)
             for chat in {id(c): c for c in live if c}.values():
                 await reach(chat)
-            await Driver(who._replace(context=context), journal, progress.advance).drive(items, progress.expect)
+            driver = Driver(who._replace(context=context), journal, progress.advance)
+            progress.expect(len(items))
+            await driver.drive(items)
+            if driver.last is not None:
+                raise failure(driver.failed, "refinements", driver.last)
 
         try:
             asyncio.run(work())
@@ -160,32 +179,29 @@ def opened(who: Refiners, solver: bool) -> Iterator[RefineContext]:
 
 
 class Driver:
-    """Refines items side by side, each under one critic after the other, and keeps every round."""
+    """Refines items side by side, each under one critic after the other, and keeps every round.
 
-    def __init__(self, who: Refiners, journal: Journal, advance: Callable[[bool], object]) -> None:
+    `failed` counts items that an outage of this sitting ended, `last` is the latest outage.
+    """
+
+    def __init__(self, who: Refiners, journal: Rounds, advance: Callable[[bool], object]) -> None:
         """Set out; `who.context` holds the live models. `advance` learns which item failed."""
         self.who, self.journal, self.advance = who, journal, advance
         self.failed = 0
-        self._last: ErrorInfo | None = None
+        self.last: ErrorInfo | None = None
         self._graph, self._slots = build_refine(), asyncio.Semaphore(who.width)
         self._circuit = Circuit(who.max_outages)
 
-    async def drive(self, items: Sequence[Item], expect: Callable[[int], object]) -> None:
+    async def drive(self, items: Sequence[Item]) -> None:
         """Refine all items.
 
         Raises:
-            ModelError, SandboxError, ToolError: one failed, or too many in a row.
+            ModelError, SandboxError, ToolError: too many failures in a row (inside an exception group). What is
+                recorded is kept.
         """
-        expect(len(items))
         async with asyncio.TaskGroup() as group:
             for item in items:
                 group.create_task(self._item(item))
-        if self._last is not None:
-            kind = ERRORS.get(self._last.kind, ModelError)
-            raise kind(
-                f"{self.failed} refinements failed; the others are kept: run the same command again. "
-                f"The last: {self._last.message}"
-            )
 
     async def _item(self, item: Item) -> None:
         async with self._slots:
@@ -195,14 +211,14 @@ class Driver:
         if error is None:
             self._circuit.worked()
             return
-        self.failed, self._last = self.failed + 1, error
+        self.failed, self.last = self.failed + 1, error
         self._circuit.failed(error)
 
     async def _refine(self, item: Item, critic: str) -> ErrorInfo | None:
         """Go on with an item under a critic; return what made it fail."""
         self._circuit.check()
         held = resumed(self.journal.of(critic, item.name)) or self._shared(item)
-        if _done(held, self.who.context.rounds) and self.journal.of(critic, item.name) == held:
+        if is_done(held, self.who.context.rounds) and self.journal.of(critic, item.name) == held:
             return None
         given = RefineInput(problem=item.problem, trajectory_id=f"{item.name}:0", rounds=held)
         if item.solution is not None:

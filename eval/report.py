@@ -15,6 +15,7 @@ from eval.best_of_n import SELECTORS
 from eval.bootstrap import Interval
 from eval.plots import draw_reliability, draw_reward_curve, read_metrics
 from eval.results import STAGES, Results, Stage
+from eval.role_metrics import measures
 
 NONE = "n/a"
 WIDE = 240  # columns of a table in a file or a pipe
@@ -115,9 +116,9 @@ def write_report(results: Results, directory: Path, metrics: Path | None = None)
 
 
 def sections(results: Results) -> list[Section]:
-    """Return the report's tables that have rows: held out, by family, Best-of-N, funnel, wall time."""
-    made = (_held_out(results), _by_family(results), _best_of_n(results), _funnel(results), _wall(results))
-    return [section for section in made if section.rows]
+    """Return the report's tables that have rows: held out, by family, Best-of-N, other roles, funnel, wall time."""
+    makers = (_held_out, _by_family, _best_of_n, _roles, _funnel, _wall)
+    return [section for section in (make(results) for make in makers) if section.rows]
 
 
 def teacher_line(results: Results) -> str:
@@ -168,6 +169,19 @@ def _best_of_n(results: Results) -> Section:
     return Section(title, ("selector", "accuracy"), tuple(rows))
 
 
+def _roles(results: Results) -> Section:
+    """One row a metric of the roles that are learned beside the verifiers', one column a stage."""
+    stages: list[Stage] = [s for s in STAGES if s in results.roles]
+    found = [measures(results.roles[s]) for s in stages]
+    rows = [
+        (name, *(_cell(*of[name]) for of in found))
+        for name in (found[0] if found else ())
+        if any(of[name][0] is not None for of in found)
+    ]
+    title = "Other roles, held out, 95 % intervals over problems"
+    return Section(title, ("", *(STAGES[s] for s in stages)), tuple(rows))
+
+
 def _funnel(results: Results) -> Section:
     """One row a count; nested counts are indented by their parent's name."""
     rows: list[tuple[str, str]] = []
@@ -214,7 +228,13 @@ def with_interval(value: float | None, interval: Interval | None) -> str:
     """Format a metric with its interval."""
     if value is None or interval is None:
         return number(value)
-    return f"{number(value)} ({interval[0]:.2f}-{interval[1]:.2f})"
+    to = "-" if interval[0] >= 0 else " to "
+    return f"{number(value)} ({interval[0]:.2f}{to}{interval[1]:.2f})"
+
+
+def _cell(value: float | int | None, interval: Interval | None) -> str:
+    """Format a count, or a metric with its interval."""
+    return _count(value) if isinstance(value, int) else with_interval(value, interval)
 
 
 def _count(value: int | float) -> str:

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from eval.best_of_n import BestOfN
 from eval.bootstrap import RESAMPLES
 from eval.calibration import VerdictMetrics, verdict_metrics
+from eval.role_metrics import RoleMetrics
 from tools.whole import write_whole
 
 Stage = Literal["base", "sft", "grpo"]
@@ -64,7 +65,10 @@ class Machine(BaseModel):
 
 
 class Results(BaseModel):
-    """All of `results.json`. `funnel` counts rows by step of the selection; times are seconds of wall clock."""
+    """All of `results.json`. `funnel` counts rows by step of the selection; times are seconds of wall clock.
+
+    `held_out` and `best_of_n` are empty where the student learns no verifier, `roles` where it learns nothing else.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -74,6 +78,7 @@ class Results(BaseModel):
     seed: int
     held_out: dict[Stage, HeldOut] = {}
     best_of_n: BestOfN | None = None
+    roles: dict[Stage, RoleMetrics] = {}
     funnel: dict[str, int | float | dict[str, int | float]] = {}
     wall_s: dict[str, float] = {}
     peak_memory_mb: float | None = None
