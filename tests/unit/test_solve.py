@@ -187,7 +187,7 @@ def test_failures_are_told_and_leave_no_label(tmp_path: Path):
 @pytest.mark.parametrize("kind", ["math", "qa", "short", "program"])
 def test_a_problem_over_the_context_is_wrong_not_an_outage(kind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """It is asked once, counts as cut, and does not keep the command from finishing; others are solved beside it."""
-    written, asked, chosen = ScriptedSolver.reply, [], Chosen("gsm8k")
+    written, asked = ScriptedSolver.reply, []
 
     def reply(self, messages, **kwargs):
         asked.append(kwargs["session"])
@@ -206,9 +206,17 @@ def test_a_problem_over_the_context_is_wrong_not_an_outage(kind, tmp_path: Path,
     assert [(s.text, s.finish, s.tokens, s.too_long) for s in done[0].samples] == [("", "length", 0, True)] * 2
     assert [(g.correct, g.answer) for g in done[0].grades] == [(False, None)] * 2
     assert not any(s.too_long for s in done[1].samples)
-    cut = done[1].samples[0].model_copy(update={"finish": "length"})  # by its own limit
-    whole = [done[0], done[1]._replace(samples=(cut, done[1].samples[1]))]
-    found = report(chosen, solver, whole, 2, 2, 0, 0)
+
+
+def test_what_is_over_the_context_is_a_part_of_what_is_cut():
+    long, cut = (solved([False, False])._replace(task=task) for task in SUMS[:2])
+    over = tuple(s.model_copy(update={"text": "", "tokens": 0, "finish": "length"}) for s in long.samples)
+    by_its_own_limit = cut.samples[0].model_copy(update={"finish": "length"})
+    cases = [
+        long._replace(samples=over, grades=(Grade(correct=False),) * 2),
+        cut._replace(samples=(by_its_own_limit, cut.samples[1])),
+    ]
+    found = report(Chosen("gsm8k"), SOLVER, cases, 2, 2, 0, 0)
     assert (found.groups["all"].cut, found.groups["all"].too_long, found.groups["all"].answered) == (0.75, 0.5, 0.5)
     cells = {row[0]: row[1] for row in sections(found)[0].rows}
     assert (cells["cut at the limit"], cells["over the context"]) == ("0.750", "0.500")
