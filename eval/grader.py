@@ -2,7 +2,8 @@
 
 Input: questions with reference answers and final answers. Output: a verdict for each, kept in a journal, so that none
 is asked for twice. A grader that cannot be reached or cannot be read has given no verdict: that is counted, never
-guessed. Where there is no answer there is nothing to compare, and the grader is not asked.
+guessed. A comparison that does not fit the grader's context has no verdict either; it is no outage. Where there is no
+answer there is nothing to compare, and the grader is not asked.
 """
 
 import asyncio
@@ -20,10 +21,11 @@ from agents.protocol import ParseFailure, parse_verdict, to_langchain
 from agents.types import Frozen, Task, content_id
 from eval.lines import Lines
 from eval.verifier import opened_chat, reach
-from tools.errors import RolloutError
+from tools.errors import ContextLengthError, RolloutError
 from tools.progress import Progress
 
 UNREADABLE = "unreadable"  # a reply without a verdict
+TOO_LONG = "over the context"  # question and answers do not fit the grader's context
 MAX_TOKENS, ROOM = 1024, 4096
 
 
@@ -132,6 +134,9 @@ class Asking:
             return self.last
         try:
             reply = await ask(task, answer, key, chat)
+        except ContextLengthError:
+            self.in_a_row = 0  # the grader is there
+            return TOO_LONG
         except RolloutError as error:
             self.in_a_row, self.last = self.in_a_row + 1, type(error).__name__
             return self.last

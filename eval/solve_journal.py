@@ -21,7 +21,7 @@ Place = tuple[str, int]  # a problem's id, and the number of its sample
 
 
 class Sample(Frozen):
-    """One solution as sampled, and what it cost."""
+    """One solution as sampled, and what it cost. `finish` is `length` where a limit cut it."""
 
     problem: str
     index: int = Field(ge=0)
@@ -35,6 +35,11 @@ class Sample(Frozen):
     def place(self) -> Place:
         """Problem and number."""
         return self.problem, self.index
+
+    @property
+    def too_long(self) -> bool:
+        """Whether the problem does not fit the solver's context: nothing was written."""
+        return self.finish == "length" and not self.tokens and not self.text
 
 
 class Graded(Frozen):

@@ -52,7 +52,10 @@ class Doubt(Frozen):
 
 
 class Group(Frozen):
-    """Figures of some problems; `f1` is for short texts only, `tokens` and `seconds` are those of a solution."""
+    """Figures of some problems; `f1` is for short texts only, `tokens` and `seconds` are those of a solution.
+
+    `cut` is the share that a limit cut; `too_long`, a part of it, the share whose problem does not fit the context.
+    """
 
     problems: int
     pass_at: dict[int, float]
@@ -61,6 +64,7 @@ class Group(Frozen):
     f1_ci: Interval | None = None
     answered: float
     cut: float
+    too_long: float
     tokens: float
     seconds: float
     doubts: int
@@ -143,6 +147,7 @@ def group(solved: Sequence[Solved], k: int, resamples: int, seed: int) -> Group:
         f1_ci=interval(near) if near else None,
         answered=mean(lambda _, grade: grade.answer is not None),
         cut=mean(lambda sample, _: sample.finish == "length"),
+        too_long=mean(lambda sample, _: sample.too_long),
         tokens=mean(lambda sample, _: sample.tokens),
         seconds=mean(lambda sample, _: sample.seconds),
         doubts=sum(bool(grade.doubt) for s in solved for grade in s.grades),
@@ -175,6 +180,7 @@ def sections(found: SolveReport) -> list[Section]:
     rows += [
         ("with an answer", f"{whole.answered:.3f}"),
         ("cut at the limit", f"{whole.cut:.3f}"),
+        ("over the context", f"{whole.too_long:.3f}"),
         ("tokens/solution", f"{whole.tokens:,.1f}"),
         ("seconds/solution", f"{whole.seconds:.2f}"),
         ("labels to look at", str(whole.doubts)),

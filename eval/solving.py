@@ -2,7 +2,8 @@
 
 Input: tasks, a `Solver`, a `Journal`. The request is the data engine's own (`graphs.teacher.ask_solver`): the question
 alone is shown. A sample is written down before it is graded. Failures of the model or the sandbox are counted, leave no
-line, and are tried again by the next run; many in a row stop the work.
+line, and are tried again by the next run; many in a row stop the work. A problem that does not fit the model's context
+is no failure: its sample is empty and cut, hence wrong.
 """
 
 import asyncio

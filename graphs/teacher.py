@@ -25,7 +25,7 @@ from agents.types import ROLES, Candidate, ErrorInfo, Task, Trajectory, Verifier
 from graphs.opened import solver_of
 from graphs.state import TeacherContext
 from graphs.verifier import build_verifier
-from tools.errors import ModelError
+from tools.errors import ContextLengthError, ModelError
 
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 
@@ -67,7 +67,10 @@ class Rollout(TypedDict):
 
 
 async def sample(state: TeacherState, runtime: Runtime[TeacherContext]) -> dict[str, Any]:
-    """Take the task's candidates, or sample k; a solver that fails leaves an error instead of a candidate."""
+    """Take the task's candidates, or sample k; a solver that fails leaves an error instead of a candidate.
+
+    A question that does not fit its context leaves empty candidates, which answer nothing.
+    """
     context = runtime.context or TeacherContext()
     task = Task.model_validate(state["task"])  # an API caller sends plain JSON
     if task.candidates:
@@ -92,17 +95,24 @@ async def _solve(task: Task, index: int, context: TeacherContext) -> Candidate |
 async def ask_solver(task: Task, index: int, context: TeacherContext) -> AIMessage:
     """Ask the solver for one solution. It is shown the question alone.
 
+    Returns:
+        Its reply; an empty one that was cut (`length`) where the question does not fit its context, since asking again
+        would not help.
+
     Raises:
         ModelError: the chat model failed.
     """
-    return await solver_of(context).ainvoke(
-        [to_langchain(message) for message in render_solver(task.question, task.kind)],
-        session=f"{task.id}:{index}",
-        stage="solve",
-        max_tokens=context.solver_max_tokens,
-        temperature=context.solver_temperature,
-        top_logprobs=None,
-    )
+    try:
+        return await solver_of(context).ainvoke(
+            [to_langchain(message) for message in render_solver(task.question, task.kind)],
+            session=f"{task.id}:{index}",
+            stage="solve",
+            max_tokens=context.solver_max_tokens,
+            temperature=context.solver_temperature,
+            top_logprobs=None,
+        )
+    except ContextLengthError:
+        return AIMessage("", response_metadata={"finish_reason": "length"})
 
 
 async def label(state: TeacherState, runtime: Runtime[TeacherContext]) -> Command[Literal["verify", "record"]]:

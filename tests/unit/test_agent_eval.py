@@ -22,7 +22,7 @@ from eval.lines import Lines
 from graphs.react_state import ReactContext
 from tests.unit.fakes import CALL, FakeChat, FakePython, Reply
 from tools.base import ToolCall, ToolResult
-from tools.errors import ConfigError, DataError, ModelError, SandboxError
+from tools.errors import ConfigError, ContextLengthError, DataError, ModelError, SandboxError
 from tools.registry import ToolsConfig
 
 TASKS = [Task(question=f"q{i}?", answer="2", level=f"{i % 2}") for i in range(3)]
@@ -312,6 +312,19 @@ def test_a_graders_failures_are_counted_and_never_guessed(teacher: Teacher, tmp_
     assert len(teacher.sent) == 8 and again.failures == {"unreadable": 1} and again.of(who, task, "6") is False
     prompt = str(teacher.sent[0][0][1].content)
     assert prompt == "Question:\nq0?\n\nReference answer:\n2\n\nAnswer:\ntwo"
+
+
+def test_a_comparison_over_the_graders_context_is_no_outage(teacher: Teacher, tmp_path: Path) -> None:
+    """It is counted, and only outages in a row stop the grader."""
+    down, long = ModelError("down"), ContextLengthError("too long")
+    said = [long, long, "<verdict>true</verdict>", down, long, down, "<verdict>true</verdict>", down, down, long]
+    teacher.says = {str(i): reply for i, reply in enumerate(said)}
+    who, task = Grader("g", width=1, max_outages=2), TASKS[0]
+    with Lines(tmp_path / "g.jsonl", Compared) as lines:
+        found = grade_all([(task, str(i)) for i in range(10)], who, lines)
+    assert len(teacher.sent) == 9  # after two outages in a row nothing is asked
+    assert found.failures == {"over the context": 3, "ModelError": 5}
+    assert [found.of(who, task, str(i)) for i in (0, 2, 6)] == [None, True, True]
 
 
 def test_a_grader_that_is_down_is_not_asked_for_ever(teacher: Teacher, tmp_path: Path) -> None:

@@ -174,7 +174,7 @@ def client():
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Server)
     Server.asked, Server.status = [], 200
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()  # shutdown waits so long
     made = object.__new__(VLLMClient)
     made.session, made.base_url, made.model = requests.Session(), f"http://127.0.0.1:{server.server_port}", "policy"
     try:

@@ -620,6 +620,14 @@ async def test_candidates_of_the_task_are_used_and_plain_json_is_read() -> None:
     assert len(out["trajectories"]) == 4
 
 
+async def test_a_question_over_the_solvers_context_is_no_outage() -> None:
+    """It is answered by nobody: empty candidates, which are wrong; no error, which would be tried for ever."""
+    context = teacher_context([ContextLengthError("too long"), ContextLengthError("too long"), "Answer: 2"])
+    out = await build_teacher().ainvoke({"task": Task(question="1+1?", answer="2")}, context=context)
+    assert [(c.text, c.correct) for c in out["candidates"]] == [("", False), ("", False), ("Answer: 2", True)]
+    assert out["errors"] == [] and len({c.id for c in out["candidates"]}) == 3
+
+
 async def test_a_solver_outage_is_a_record() -> None:
     context = teacher_context([ModelError("down"), "Answer: 2", "Answer: 3"])
     out = await build_teacher().ainvoke({"task": Task(question="1+1?", answer="2")}, context=context)

@@ -10,7 +10,7 @@ from graphs.judge import after_judge, build_judge, failure_of
 from graphs.judge_state import JudgeContext
 from tests.unit.fakes import FakeChat, Reply, answer
 from tools.base import ToolResult
-from tools.errors import DataError, ModelError
+from tools.errors import ContextLengthError, DataError, ModelError
 
 PROBLEM = "What is 3 * 6?"
 WRONG = "3 * 6 = 19\nA: 19"
@@ -114,6 +114,15 @@ async def test_an_outage_is_none_with_a_typed_error_never_a_score(where: str):
     assert out["judgement"] is None and out["error"] == ErrorInfo(kind="ModelError", message="gone", where=where)
     judged = out["trajectory"]
     assert (judged.stop_reason, judged.error, judged.verdict) == (StopReason.ERROR, out["error"], None)
+
+
+@pytest.mark.parametrize("where", ["judge", "repair"])
+async def test_a_trajectory_over_the_judges_context_is_a_limit_not_an_outage(where: str):
+    long = ContextLengthError("too long")
+    out = await run(judge(long) if where == "judge" else judge(BAD, repairs=(long,)))
+    judged = out["trajectory"]
+    assert (judged.stop_reason, judged.error, out["judgement"]) == (StopReason.MAX_TOKENS, None, None)
+    assert out["error"].message == "the judge's reply was cut (max_tokens)"
 
 
 async def test_time_runs_out():

@@ -9,7 +9,7 @@ from graphs.critics import bounded, told
 from graphs.refine import build_refine, next_step, resumed, revision, stop_of
 from graphs.refine_state import Attempt, Critique, RefineContext, record_rounds
 from tests.unit.fakes import CALL, FALSE, TRUE, FakeChat, FakePython, Reply, answer, script
-from tools.errors import ModelError
+from tools.errors import ContextLengthError, ModelError
 
 PROBLEM = "What is 3 * 6?"
 FIRST = "3 * 6 = 19\nA: 19"
@@ -190,6 +190,18 @@ async def test_the_solver_writes_the_first_solution():
     failed = RefineContext(chat=Verifier(), solver=FakeChat(replies={"solve": [ModelError("gone")]}))
     out = await build_refine().ainvoke({"problem": PROBLEM}, context=failed)
     assert (out["stop"], out["solution"], out["error"].message) == ("error", "", "gone")
+
+
+async def test_what_does_not_fit_a_context_is_a_limit_not_an_outage():
+    """A review has no verdict, a revision leaves the solution, a first solution is empty: nothing is tried again."""
+    long = ContextLengthError("too long")
+    reviewed = await run(FakeChat(replies=script(plan=long)), refiner("never"))
+    revised = await run(Verifier(), refiner(long))
+    unsolved = RefineContext(chat=Verifier(), solver=FakeChat(replies={"solve": [long]}))
+    first = await build_refine().ainvoke({"problem": PROBLEM}, context=unsolved)
+    found = [(out["stop"], out["solution"], out["error"]) for out in (reviewed, revised, first)]
+    assert found == [("no_verdict", FIRST, None), ("unrevised", FIRST, None), ("unrevised", "", None)]
+    assert [resumed(out["rounds"]) == out["rounds"] for out in (reviewed, revised, first)] == [True] * 3
 
 
 async def test_another_critic_takes_the_verifiers_place():

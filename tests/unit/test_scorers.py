@@ -51,7 +51,7 @@ class Pooling(BaseHTTPRequestHandler):
 def server() -> Iterator[str]:
     Pooling.seen, Pooling.down = [], False
     with ThreadingHTTPServer(("127.0.0.1", 0), Pooling) as http:
-        threading.Thread(target=http.serve_forever, daemon=True).start()
+        threading.Thread(target=http.serve_forever, args=(0.01,), daemon=True).start()  # shutdown waits so long
         yield f"http://127.0.0.1:{http.server_address[1]}/v1"
         http.shutdown()
 

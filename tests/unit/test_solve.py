@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from agents.scripted_solver import ScriptedSolver
 from agents.types import Task
 from eval.benchmarks import Chosen
 from eval.candidates import load_candidates
@@ -13,7 +14,7 @@ from eval.solve import options
 from eval.solve_journal import Graded, Journal, Sample
 from eval.solve_report import Solved, complete, pass_at, record, report, report_path, sections, write
 from eval.solving import Solver, Work, identity, reference_of, solve_all
-from tools.errors import ConfigError, DataError, ModelError
+from tools.errors import ConfigError, ContextLengthError, DataError, ModelError
 
 SOLVER = Solver("scripted-solver", max_tokens=64, width=2)
 SUMS = [Task(question=f"Calculate {i} + 58 - 19.", answer=str(i + 39), level=f"{i % 2}") for i in (37, 48, 59)]
@@ -181,6 +182,44 @@ def test_failures_are_told_and_leave_no_label(tmp_path: Path):
         assert [s.task for s in complete(tasks, 2, journal, 6.0)] == [SUMS[0]]
         with pytest.raises(ModelError, match="1 failures in a row"):
             solve_all(tasks[1:], 2, SOLVER._replace(max_outages=1), journal)
+
+
+@pytest.mark.parametrize("kind", ["math", "qa", "short", "program"])
+def test_a_problem_over_the_context_is_wrong_not_an_outage(kind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """It is asked once, counts as cut, and does not keep the command from finishing; others are solved beside it."""
+    written, asked = ScriptedSolver.reply, []
+
+    def reply(self, messages, **kwargs):
+        asked.append(kwargs["session"])
+        if "long" in str(messages[-1].content):
+            raise ContextLengthError("prompt of 1115 tokens: 1024 fit the context")
+        return written(self, messages, **kwargs)
+
+    monkeypatch.setattr(ScriptedSolver, "reply", reply)
+    long, solver = Task(question="long", answer="1", kind=kind), SOLVER._replace(width=1, max_outages=1)
+    tasks = [long, SUMS[0]]
+    for _ in range(2):
+        with Journal(tmp_path / "x.jsonl", {}) as journal:
+            assert solve_all(tasks, 2, solver, journal) is None
+            done = complete(tasks, 2, journal, solver.test_seconds)
+    assert len(asked) == 4 and [s.task for s in done] == tasks
+    assert [(s.text, s.finish, s.tokens, s.too_long) for s in done[0].samples] == [("", "length", 0, True)] * 2
+    assert [(g.correct, g.answer) for g in done[0].grades] == [(False, None)] * 2
+    assert not any(s.too_long for s in done[1].samples)
+
+
+def test_what_is_over_the_context_is_a_part_of_what_is_cut():
+    long, cut = (solved([False, False])._replace(task=task) for task in SUMS[:2])
+    over = tuple(s.model_copy(update={"text": "", "tokens": 0, "finish": "length"}) for s in long.samples)
+    by_its_own_limit = cut.samples[0].model_copy(update={"finish": "length"})
+    cases = [
+        long._replace(samples=over, grades=(Grade(correct=False),) * 2),
+        cut._replace(samples=(by_its_own_limit, cut.samples[1])),
+    ]
+    found = report(Chosen("gsm8k"), SOLVER, cases, 2, 2, 0, 0)
+    assert (found.groups["all"].cut, found.groups["all"].too_long, found.groups["all"].answered) == (0.75, 0.5, 0.5)
+    cells = {row[0]: row[1] for row in sections(found)[0].rows}
+    assert (cells["cut at the limit"], cells["over the context"]) == ("0.750", "0.500")
 
 
 def test_half_a_character_of_a_reply_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -4,8 +4,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.unit.test_imports import COMMANDS, HEAVY
 
+pytestmark = pytest.mark.integration
 ROOT = Path(__file__).parents[2]
 GRAPHS = sorted(f"graphs.{path.stem}" for path in (ROOT / "graphs").glob("[!_]*.py"))
 
@@ -25,3 +28,10 @@ def test_nothing_heavy_is_loaded() -> None:
 
 def test_the_check_sees_a_heavy_module() -> None:
     assert heavy_after("import sympy") == ["sympy"]
+
+
+def test_importing_the_registry_loads_nothing_heavy() -> None:
+    heavy = ("openai", "mcp", "torch", "httpx2", "aiohttp", "jsonschema", "tools.search", "tools.browse", "tools.files")
+    code = f"import sys, tools.registry; print([m for m in {heavy!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
