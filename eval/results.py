@@ -6,6 +6,7 @@ Input: one `VerdictRow` for each held-out verdict, and what other steps measured
 import os
 import platform
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import date
 from importlib import metadata
 from pathlib import Path
@@ -131,8 +132,11 @@ def this_machine() -> Machine:
 
 def package_versions(names: Sequence[str] = PACKAGES) -> dict[str, str]:
     """Return the installed versions of packages, leaving out those that are not installed."""
-    installed = {d.name.lower(): d.version for d in metadata.distributions() if d.name}
-    return {name: installed[name] for name in names if name in installed}
+    found: dict[str, str] = {}
+    for name in names:
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 def _metrics(rows: Sequence[VerdictRow], resamples: int, seed: int) -> VerdictMetrics:
