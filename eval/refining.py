@@ -220,7 +220,7 @@ class Driver:
         held = resumed(self.journal.of(critic, item.name)) or self._shared(item)
         if is_done(held, self.who.context.rounds) and self.journal.of(critic, item.name) == held:
             return None
-        given = RefineInput(problem=item.problem, trajectory_id=f"{item.name}:0", rounds=held)
+        given = RefineInput(problem=item.problem, trajectory_id=f"{item.name}:{critic}:0", rounds=held)
         if item.solution is not None:
             given["solution"] = item.solution
         last: Round | None = None

@@ -235,8 +235,10 @@ def test_outages_in_a_row_stop_the_work(models: tuple[EvenJudge, Next], tmp_path
 
 
 def test_critics_begin_with_the_same_solution(models: tuple[EvenJudge, Next], tmp_path: Path):
-    judge, _ = models
+    judge, refiner = models
     found = refine_items(ITEMS, WHO._replace(critics=("verifier", "none")), tmp_path)
+    sessions = [asked["session"] for _, asked in refiner.sent]
+    assert len(sessions) == len(set(sessions))  # a model in this process takes a session for one conversation
     assert [r.solution for r in found["none"]["two"]] == ["A: 2", "A: 3", "A: 4"]  # nobody says that it is right
     assert all(r.critique == "" and r.reviews == () for rounds in found["none"].values() for r in rounds)
     calls = len(judge.sent)
