@@ -152,10 +152,8 @@ class EndpointChat(BaseChatModel):
         sent = {k: v for k, v in body.items() if k not in endpoint.refused}
         doubtful = [f for f in OPTIONAL_FIELDS if f in sent and f not in endpoint.accepted]
         try:
-            data = await self._post(client, sent)
+            data = await self._fitting(client, endpoint, sent)
         except openai.APIStatusError as refusal:
-            if _is_too_long(refusal):
-                raise ContextLengthError(f"{endpoint.url} (model {self.model_id}): {_excerpt(refusal)}") from refusal
             told = self._error(endpoint, f"HTTP {refusal.status_code}: {_excerpt(refusal)}")
             if refusal.status_code not in REFUSED_STATUS:
                 raise told from refusal
@@ -170,6 +168,22 @@ class EndpointChat(BaseChatModel):
         endpoint.accepted |= sent.keys() & {*OPTIONAL_FIELDS, CHOICE}
         endpoint.refused |= set(doubtful) - sent.keys() - endpoint.accepted
         return self._message(endpoint, data)
+
+    async def _fitting(self, client: openai.AsyncOpenAI, endpoint: Endpoint, body: dict[str, Any]) -> Any:
+        """Send a request; where prompt and reply together are over the context, the reply has what is left of it.
+
+        Raises:
+            ContextLengthError: the prompt alone is over it.
+        """
+        try:
+            return await self._post(client, body)
+        except openai.APIStatusError as refusal:
+            if not _is_too_long(refusal):
+                raise
+            if "max_tokens" in body:
+                unbounded = {name: value for name, value in body.items() if name != "max_tokens"}
+                return await self._fitting(client, endpoint, unbounded)
+            raise ContextLengthError(f"{endpoint.url} (model {self.model_id}): {_excerpt(refusal)}") from refusal
 
     async def _without(
         self, client: openai.AsyncOpenAI, body: dict[str, Any], doubtful: list[str], told: ModelError

@@ -228,8 +228,17 @@ async def test_a_conversation_that_does_not_fit_the_context_has_a_type(serve: Se
     server = await serve()
     server.reply = lambda body: error(400, told)
     with pytest.raises(ContextLengthError, match="length"):
-        await chat_for(server.url).ainvoke(MESSAGES)
-    assert len(server.bodies) == 1  # asking again, or with fewer fields, would not help
+        await chat_for(server.url).ainvoke(MESSAGES, max_tokens=8)
+    assert ["max_tokens" in body for body in server.bodies] == [True, False]  # the prompt alone does not fit
+
+
+async def test_a_reply_that_does_not_fit_has_what_is_left_of_the_context(serve: Serve) -> None:
+    """Else every problem would count as too long where --max-tokens is near the served length."""
+    server = await serve()
+    told = "This model's maximum context length is 64 tokens. However, you requested 90 tokens (26 in the messages)."
+    server.reply = lambda body: error(400, told) if "max_tokens" in body else web.json_response(completion())
+    assert (await chat_for(server.url).ainvoke(MESSAGES, max_tokens=64)).content
+    assert len(server.bodies) == 2
 
 
 async def test_refused_request_is_an_error_and_changes_nothing(serve: Serve) -> None:
