@@ -1,4 +1,4 @@
-"""The endpoint chat model: a LangChain `BaseChatModel` over any OpenAI-compatible server, and the factory of them all.
+"""The endpoint chat model: a LangChain `BaseChatModel` over any OpenAI-compatible server.
 
 Inputs: messages of a graph's state. Outputs: an `AIMessage` with content, reasoning, finish reason, usage, and, where
 the server gives them, exact token ids and log-probabilities. The request takes the short way through openai's client
@@ -8,9 +8,7 @@ Retries are owned here alone (openai's own are off), because a retry may have to
 """
 
 import asyncio
-import functools
 import logging
-import os
 import random
 from collections.abc import AsyncGenerator
 from typing import Any, ClassVar
@@ -26,12 +24,7 @@ from langchain_core.outputs import ChatGeneration, ChatResult
 from pydantic import Field, PrivateAttr
 
 from agents.completions import CHOICE, CHOICE_FIELDS, request_body, retry_after, to_message
-from agents.endpoints import Endpoint, EndpointPool, parse_urls
-from agents.scripted_agent import ScriptedAgent
-from agents.scripted_judge import ScriptedJudge
-from agents.scripted_refiner import ScriptedRefiner
-from agents.scripted_solver import ScriptedSolver
-from agents.scripted_teacher import ScriptedTeacher
+from agents.endpoints import Endpoint, EndpointPool
 from tools.errors import ConfigError, ContextLengthError, ModelError, UnsupportedError
 
 logger = logging.getLogger(__name__)
@@ -42,14 +35,6 @@ MAX_RETRY_AFTER = 60.0  # seconds; a longer Retry-After is cut to this
 MAX_BACKOFF = 16.0  # seconds
 CONNECT_SECONDS = 10.0
 OPTIONAL_FIELDS = ("return_token_ids", "logprobs", "top_logprobs")  # in the order in which a request gives them up
-Scripted = ScriptedTeacher | ScriptedSolver | ScriptedRefiner | ScriptedJudge | ScriptedAgent
-SCRIPTED: dict[str, type[Scripted]] = {
-    "scripted-teacher": ScriptedTeacher,
-    "scripted-solver": ScriptedSolver,
-    "scripted-refiner": ScriptedRefiner,
-    "scripted-judge": ScriptedJudge,
-    "scripted-agent": ScriptedAgent,
-}
 
 
 class _Retry(Exception):
@@ -335,38 +320,3 @@ def _reason(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     return _short(str(error) or type(error).__name__)
-
-
-@functools.cache
-def open_chat(
-    model: str, base_url: str | None = None, *, error_rate: float | None = None, seed: int = 0
-) -> BaseChatModel:
-    """Return the chat model of that name, one for all callers with the same arguments.
-
-    Args:
-        model: one of `SCRIPTED` (offline, no URL), else the name that the endpoint serves.
-        base_url: one or several comma-separated base URLs; the key comes from `OPENAI_API_KEY` (default "EMPTY").
-        error_rate: share of wrong answers of a scripted model in [0, 1]; None means its default. Endpoints ignore it.
-        seed: seed of a scripted model.
-
-    Raises:
-        ConfigError: the URL is missing or malformed, or a scripted model is asked for at a URL.
-    """
-    if model in SCRIPTED:
-        if base_url:
-            raise ConfigError(
-                f"model {model!r} is offline and takes no base_url; name the model that {base_url} serves"
-            )
-        return _open_scripted(model, error_rate, seed)
-    if not base_url:
-        raise ConfigError(
-            f"model {model!r} needs a base_url such as http://localhost:8000/v1; offline ones: {', '.join(SCRIPTED)}"
-        )
-    return EndpointChat(
-        model_id=model, base_urls=parse_urls(base_url), api_key=os.environ.get("OPENAI_API_KEY") or "EMPTY"
-    )
-
-
-def _open_scripted(model: str, error_rate: float | None, seed: int) -> BaseChatModel:
-    kind = SCRIPTED[model]
-    return kind(seed=seed) if error_rate is None else kind(error_rate=error_rate, seed=seed)

@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from agents.chat import open_chat
+from agents.models import open_chat
 from agents.outages import raise_first
 from agents.scripted_solver import ScriptedSolver
 from agents.store import Row, Store

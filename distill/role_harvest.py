@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from langchain_core.language_models.chat_models import BaseChatModel
 
-from agents.chat import open_chat
+from agents.models import open_chat
 from agents.outages import Circuit, raise_first
 from agents.plain_roles import AGENT, JUDGE, REFINER, agent_tools, agent_version, refiner_version
 from agents.store import Store

@@ -102,7 +102,8 @@ def _run(cfg: "RunConfig", data_only: bool) -> int:
 
 def _reach(cfg: "RunConfig") -> None:
     """Make sure that tools, endpoints and a hosted sandbox answer, before anything is written."""
-    from agents.chat import EndpointChat, open_chat
+    from agents.chat import EndpointChat
+    from agents.models import open_chat
     from distill.pipeline import run_async, try_tools
     from tools.sandbox.factory import try_hosted
 

@@ -149,7 +149,7 @@ def opened_agent(agent: Agent, resumed: int) -> Iterator[BaseChatModel]:
     """
     context = agent.context
     if context.model == SCRIPTED and not context.base_url:
-        from agents.chat import open_chat
+        from agents.models import open_chat
 
         yield open_chat(SCRIPTED, error_rate=1.0 - agent.skill, seed=agent.seed)
         return

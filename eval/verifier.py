@@ -155,7 +155,7 @@ def opened_chat(
     Raises:
         ConfigError: there is no such model, or it cannot be loaded.
     """
-    from agents.chat import SCRIPTED, open_chat
+    from agents.models import SCRIPTED, open_chat
 
     if not is_local(model, base_url):
         if not base_url and model not in SCRIPTED:

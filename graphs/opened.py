@@ -1,6 +1,6 @@
 """How a node gets its chat model and its tools: the live ones of its context, else those that the settings name.
 
-Chat models are opened by `agents.chat.open_chat`; tools once for each event loop and settings.
+Chat models are opened by `agents.models.open_chat`; tools once for each event loop and settings.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ def open_model(model: str, base_url: str | None) -> BaseChatModel:
     Raises:
         ConfigError: there is none that can be opened.
     """
-    from agents.chat import open_chat  # openai is heavy: only where an endpoint or a scripted model is wanted
+    from agents.models import open_chat  # openai is heavy: only where an endpoint or a scripted model is wanted
 
     return open_chat(model, base_url)
 

@@ -211,7 +211,7 @@ async def open_judge(settings: JudgeConfig) -> AsyncIterator[Critic]:
     Raises:
         ConfigError: the settings name no model that can be opened.
     """
-    from agents.chat import open_chat  # openai is heavy
+    from agents.models import open_chat  # openai is heavy
 
     own = RefineContext(
         critic="judge",

@@ -12,7 +12,7 @@ import openai
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage
 
-from agents.chat import EndpointChat, open_chat
+from agents.chat import EndpointChat
 from agents.completions import request_body, to_message
 from agents.confidence import (
     CHOICE_TOKENS,
@@ -22,6 +22,7 @@ from agents.confidence import (
     read_confidence,
     verdict_confidence,
 )
+from agents.models import open_chat
 from agents.types import StopReason
 from graphs.state import VerifierContext
 from graphs.verifier import build_verifier

@@ -11,9 +11,10 @@ import pytest
 from aiohttp import web
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 
-from agents.chat import EndpointChat, open_chat
+from agents.chat import EndpointChat
 from agents.completions import request_body, retry_after, to_message
 from agents.endpoints import EndpointPool, parse_urls
+from agents.models import open_chat
 from agents.scripted_solver import ScriptedSolver
 from agents.scripted_teacher import ScriptedTeacher
 from tools.errors import ConfigError, ContextLengthError, ModelError, UnsupportedError

@@ -30,7 +30,7 @@ class Judge(FakeChat):
 @pytest.fixture
 def chat(monkeypatch: pytest.MonkeyPatch) -> Judge:
     made = Judge()
-    monkeypatch.setattr("agents.chat.open_chat", lambda model, base_url=None, **_: made)
+    monkeypatch.setattr("agents.models.open_chat", lambda model, base_url=None, **_: made)
     return made
 
 

@@ -72,7 +72,7 @@ class Judge(BaseChatModel):
 @pytest.fixture(autouse=True)
 def _opened(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever judge is opened is the one of the test."""
-    monkeypatch.setattr("agents.chat.open_chat", lambda model, base_url: OPENED["judge"])
+    monkeypatch.setattr("agents.models.open_chat", lambda model, base_url: OPENED["judge"])
 
 
 OPENED: dict[str, Any] = {}

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from langchain_core.messages import HumanMessage
 
-from agents.chat import open_chat
+from agents.models import open_chat
 from agents.reading import best_names, content_words
 from agents.scripted_agent import ScriptedAgent, code_for
 from agents.types import StopReason, Trajectory

@@ -234,7 +234,7 @@ def test_another_seed_after_a_resumption(tmp_path: Path, monkeypatch: pytest.Mon
     """The engine draws by seed and by how often a prompt was asked: with the same seed old samples would come again."""
     from contextlib import contextmanager
 
-    from agents.chat import open_chat
+    from agents.models import open_chat
 
     seeds = []
 
