@@ -70,8 +70,9 @@ def agent_context(cfg: RunConfig, name: str) -> ReactContext:
 
 
 def asks_outside_judge(cfg: RunConfig) -> bool:
-    """Whether `cfg.judge` criticises the first answers: they are refined, and the student learns no judge."""
-    return {"solver", "refiner"} <= set(cfg.mixture.roles) and "judge" not in cfg.mixture.roles
+    """Whether `cfg.judge` criticises the first answers: they are refined, and the student is not to do it itself."""
+    own = "judge" in cfg.mixture.roles and cfg.mixture.critic == "student"
+    return {"solver", "refiner"} <= set(cfg.mixture.roles) and not own
 
 
 @asynccontextmanager

@@ -128,6 +128,11 @@ class MixtureConfig(Section):
         description="shares of the examples of forward_verifier, backward_verifier, judge, solver, refiner, agent; "
         "0 or absent: the role is not learned",
     )
+    critic: Literal["student", "judge"] = Field(
+        default="student",
+        description="whose critique the evaluation refines answers on: the student's own, where it learns to judge, or "
+        "the judge's",
+    )
     agent_turns: int = Field(default=4, ge=1, description="steps of the agent, of the teacher and of the student")
 
     @property
