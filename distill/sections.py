@@ -56,7 +56,7 @@ class TasksConfig(Section):
         default={"gsm_symbolic": 4.0},
         description="how many times its weight a family has among the harvested problems (more of what is hard)",
     )
-    difficulty: float = Field(default=1.0, gt=0, description="of generated problems; 1 is easy")
+    difficulty: float = Field(default=1.0, gt=0, description="of generated sums and equations; 1 is easy")
     n_harvest: int = Field(default=100, ge=1, description="problems that the teacher harvests")
     n_grpo: int = Field(default=40, ge=0, description="problems for GRPO, disjoint from the others")
     n_eval: int = Field(default=25, ge=1, description="held-out problems, disjoint from the others")

@@ -230,5 +230,4 @@ def _equations(difficulty: float) -> dict[str, Any]:
 FAMILIES = {
     "chain_sum": _sums,
     "simple_equations": _equations,
-    "gsm_symbolic": lambda difficulty: {"difficulty": difficulty},
-}
+}  # the others have one difficulty

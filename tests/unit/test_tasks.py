@@ -20,6 +20,11 @@ def test_few_problems_of_many_families_come_to_the_number_asked_for():
     assert [len(load_tasks("reasoning_gym:", n, 0, thirds)) for n in (1, 2, 4)] == [1, 2, 4]
 
 
+def test_families_of_one_difficulty_are_drawn_at_any():
+    """gsm_symbolic refuses every other difficulty than 1."""
+    assert len(load_tasks("reasoning_gym:", 3, 0, {"gsm_symbolic": 1.0}, 0.25)) == 3
+
+
 def test_difficulty_adds_terms():
     def terms(difficulty: float) -> int:
         tasks = load_tasks("reasoning_gym:", 20, 0, {"chain_sum": 1.0}, difficulty)
