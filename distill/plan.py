@@ -12,7 +12,6 @@ from agents.types import EVERY_ROLE, ROLES, Role
 from distill.missing import what_is_missing
 from distill.sections import NEEDED, RunConfig
 from distill.sizes import GIB, Shape, gib, shape_of, training_memory
-from train.inputs import ON_PROBLEMS
 from train.settings import RecipeName
 
 LARGE = 400_000_000  # parameters from which training on a CPU is hopeless
@@ -76,7 +75,7 @@ def expected_tokens(cfg: RunConfig, by: Assumptions) -> Tokens:
     reviewed = t.n_harvest * bool(set(ROLES) & set(cfg.mixture.roles)) + t.n_grpo * ("agentv" in recipes)
     reviews = reviewed * k * len(ROLES) * cfg.teacher.samples
     judged = max(learned[JUDGE], learned[REFINER])  # a revision is on a judgement, whoever learns that
-    asked = sum(n for name, n in rows.items() if name in ON_PROBLEMS) * made
+    asked = sum(n for name, n in rows.items() if NEEDED[name] == WRITER) * made  # each answer is judged
     of_student, of_judge = evaluated(cfg)
     return Tokens(
         solver=(sampled * k + t.n_eval * cfg.eval.k) * by.candidate,

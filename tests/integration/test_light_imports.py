@@ -22,7 +22,7 @@ def heavy_after(statement: str) -> list[str]:
 
 
 def test_nothing_heavy_is_loaded() -> None:
-    light = [*COMMANDS, "tools.sandbox.factory", "agents.chat", "eval.report", "eval.results", *GRAPHS]
+    light = [*COMMANDS, "tools.sandbox.factory", "agents.chat", "eval.report", "eval.results", "distill.plan", *GRAPHS]
     assert heavy_after(f"import {', '.join(light)}") == []
 
 
