@@ -35,8 +35,8 @@ class Assumptions:
 
     def reply(self, role: Role) -> int:
         """Return the tokens that a role writes."""
-        of_one = {JUDGE: self.judgement, WRITER: self.candidate, REFINER: self.candidate, AGENT: self.agent}
-        return of_one.get(role, self.review)
+        of_one: dict[Role, int] = {JUDGE: self.judgement, AGENT: self.agent}
+        return self.candidate if role in (WRITER, REFINER) else of_one.get(role, self.review)
 
 
 # Ours: an H100's dense bf16 peak; shares as commonly reached. The paper: 8,349 tokens a candidate, both directions.
@@ -91,13 +91,14 @@ def expected_tokens(cfg: RunConfig, by: Assumptions) -> Tokens:
 def harvested(cfg: RunConfig) -> dict[Role, int]:
     """Return how many trajectories of each role are made to learn from: those of the mixture, before selection."""
     n, k, samples = cfg.tasks.n_harvest, cfg.solver.k, cfg.teacher.samples
-    of_one: dict[Role, int] = {JUDGE: k, WRITER: k, REFINER: k, AGENT: samples} | dict.fromkeys(ROLES, k * samples)
-    return {role: n * of_one[role] * (role in cfg.mixture.roles) for role in EVERY_ROLE}
+    of_one: dict[Role, int] = {JUDGE: k, WRITER: k, REFINER: k, AGENT: samples}  # the others are verifiers
+    return {role: n * of_one.get(role, k * samples) * (role in cfg.mixture.roles) for role in EVERY_ROLE}
 
 
 def sft_examples(cfg: RunConfig, by: Assumptions) -> dict[Role, float]:
     """Return how many examples of each role SFT passes over: the shares of the role that has fewest for its weight."""
-    made, weights = harvested(cfg), {role: cfg.mixture.weights[role] for role in cfg.mixture.roles}
+    made = harvested(cfg)
+    weights: dict[Role, float] = {role: cfg.mixture.weights[role] for role in cfg.mixture.roles}
     whole = sum(weights.values())
     chosen = round(min(by.accepted * made[role] / weight for role, weight in weights.items()) * whole)
     passes = min(cfg.select.max_examples or chosen, chosen) * cfg.sft.epochs
@@ -126,7 +127,8 @@ def evaluated(cfg: RunConfig) -> tuple[dict[Role, int], int]:
     made[REFINER] = critiques = n * stages
     if JUDGE not in roles:
         return made, critiques
-    return made | {JUDGE: made[JUDGE] + critiques}, 0
+    made[JUDGE] += critiques
+    return made, 0
 
 
 def decoding_hours(tokens: int, parameters: int, by: Assumptions) -> float:
