@@ -194,6 +194,13 @@ def test_a_dry_run_plans_the_profile():
     assert all(f"\n  {stage} " in done.stdout for stage in ("teacher writes", "SFT trains on", "rollouts write"))
 
 
+def test_too_few_prompts_are_told_before_anything_is_trained(student: Path, tmp_path: Path):
+    done = run("distill.run", *arguments("unified-demo", tmp_path, student, "grpo.groups=64"))
+    last = done.stderr.strip().splitlines()[-1]
+    assert done.returncode == 2 and last.startswith("error: grpo: ") and "prompts for 64 groups" in last
+    assert not (tmp_path / "tiny" / "sft").exists()
+
+
 # --- without verifiers ------------------------------------------------------------------------------------------------
 
 
