@@ -250,6 +250,20 @@ class Run:
             self._clean_up(out)
         return out / "model"
 
+    def check_prompts(self) -> None:
+        """Make sure that GRPO has its prompts: lacking ones are told before the student is fine-tuned for hours.
+
+        Raises:
+            DataError: one of the recipes has none, or there are too few.
+        """
+        if self.cfg.grpo.steps == 0 or self.done("grpo") or is_trained(self.dir / "grpo"):
+            return
+        from train.grpo import need_prompts
+        from train.recipes import recipe_of
+
+        ordered = recipe_of(self.cfg.grpo).order(prompts_of(self), self.cfg.grpo, self.cfg.seed)
+        need_prompts(len(ordered), self.cfg.grpo)
+
     def grpo(self, start: Path) -> Path:
         """Train the fine-tuned model on the graph itself; returns the model's folder."""
         if self.cfg.grpo.steps == 0:

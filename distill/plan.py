@@ -7,10 +7,12 @@ that are printed with them: lengths of replies, the share that is accepted, and 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from agents.types import ROLES
+from agents.plain_roles import AGENT, JUDGE, REFINER, WRITER
+from agents.types import EVERY_ROLE, ROLES, Role
 from distill.missing import what_is_missing
-from distill.sections import RunConfig
+from distill.sections import NEEDED, RunConfig
 from distill.sizes import GIB, Shape, gib, shape_of, training_memory
+from train.settings import RecipeName
 
 LARGE = 400_000_000  # parameters from which training on a CPU is hopeless
 
@@ -24,24 +26,34 @@ class Assumptions:
     memory: int  # bytes
     training: float  # share of the peak that training reaches
     decoding: float  # share of the peak that batched decoding reaches
-    candidate: int  # tokens of a solution
+    candidate: int  # tokens of a solution, and of a revision
     review: int  # tokens that a verifier writes
-    prompt: int  # tokens of its prompts and of tool outputs
-    accepted: float = 0.4  # of the harvested trajectories, after every filter
+    judgement: int  # tokens that a judge writes
+    agent: int  # tokens that an agent writes, all steps
+    prompt: int  # tokens of prompts and of tool outputs, of every role
+    accepted: float = 0.4  # of the harvested trajectories of each role, after every filter
+
+    def reply(self, role: Role) -> int:
+        """Return the tokens that a role writes."""
+        of_one: dict[Role, int] = {JUDGE: self.judgement, AGENT: self.agent}
+        return self.candidate if role in (WRITER, REFINER) else of_one.get(role, self.review)
 
 
 # Ours: an H100's dense bf16 peak; shares as commonly reached. The paper: 8,349 tokens a candidate, both directions.
-GPU = Assumptions("one H100", 989e12, 80 * GIB, 0.35, 0.1, candidate=1_500, review=4_200, prompt=2_000)
-# Measured with SmolLM2-135M on two cores: 150 tokens/s of training, 80 of decoding, as operations.
-CPU = Assumptions("two CPU cores", 1.2e11, 0, 1.0, 0.18, candidate=60, review=85, prompt=250)
+WRITTEN_BY_LLMS = {"candidate": 1_500, "review": 4_200, "judgement": 1_000, "agent": 3_000}
+GPU = Assumptions("one H100", 989e12, 80 * GIB, 0.35, 0.1, **WRITTEN_BY_LLMS, prompt=2_000)
+# Measured with SmolLM2-135M on two cores: 150 tokens/s of training, 80 of decoding, as operations;
+# replies as long as the scripted teachers write them.
+CPU = Assumptions("two CPU cores", 1.2e11, 0, 1.0, 0.18, candidate=60, review=85, judgement=50, agent=50, prompt=250)
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """Tokens by stage: written by solver, teacher and policy, and trained on."""
+    """Tokens by stage: written by solver, teacher, judge and policy, and trained on."""
 
     solver: int
     teacher: int
+    judge: int
     sft: int
     rollouts: int
     grpo: int
@@ -51,28 +63,73 @@ class Tokens:
 def expected_tokens(cfg: RunConfig, by: Assumptions) -> Tokens:
     """Estimate the tokens of each stage.
 
-    Trajectories: problems x k x roles x samples. SFT: accepted ones up to `select.max_examples`, or the examples of
-    `sft.max_steps`, each prompt and review, times epochs. Rollouts: batches x groups x (1 + half the resampling budget)
-    x G (2G in Reagent-U); GRPO trains on the step's own.
+    Harvest: problems x k x both directions x samples of reviews, where the mixture or `agentv` needs them; problems x k
+    of judgements, where judge or refiner are learned, and of revisions; problems x samples of the agent's trajectories.
+    SFT: accepted ones in the mixture's shares up to `select.max_examples`, or the examples of `sft.max_steps`, each
+    prompt and reply, times epochs. Rollouts: batches x groups x (1 + half the resampling budget) x G (2G in Reagent-U),
+    shared by the recipes; each answer is judged. GRPO trains on the step's own. Evaluation: every role of every stage.
     """
-    t, k, roles = cfg.tasks, cfg.solver.k, len(ROLES)
-    problems = t.n_harvest + t.n_grpo
-    solutions = problems * k + t.n_eval * cfg.eval.k
-    harvested = t.n_harvest * k * roles * cfg.teacher.samples
-    examples = min(cfg.select.max_examples or harvested, round(by.accepted * harvested)) * cfg.sft.epochs
-    if cfg.sft.max_steps is not None:
-        examples = cfg.sft.max_steps * cfg.sft.batch
-    batches = cfg.grpo.steps * cfg.grpo.update_groups / cfg.grpo.groups
-    rows = batches * cfg.grpo.groups * cfg.grpo.group_rows
-    stages = 2 + (cfg.grpo.steps > 0)
+    t, k, recipes = cfg.tasks, cfg.solver.k, set(cfg.grpo.recipes)  # the harvest does not ask for grpo.steps
+    learned, rows = harvested(cfg), rollout_rows(cfg)
+    made = 1 + cfg.grpo.resample_budget / 2
+    sampled = t.n_harvest + t.n_grpo * bool(recipes & {"agentv", "rrm"})
+    reviewed = t.n_harvest * bool(set(ROLES) & set(cfg.mixture.roles)) + t.n_grpo * ("agentv" in recipes)
+    reviews = reviewed * k * len(ROLES) * cfg.teacher.samples
+    judged = max(learned[JUDGE], learned[REFINER])  # a revision is on a judgement, whoever learns that
+    asked = sum(n for name, n in rows.items() if NEEDED[name] == WRITER) * made  # each answer is judged
+    of_student, of_judge = evaluated(cfg)
     return Tokens(
-        solver=solutions * by.candidate,
-        teacher=problems * k * roles * cfg.teacher.samples * by.review,
-        sft=round(examples * (by.prompt + by.review)),
-        rollouts=round(rows * (1 + cfg.grpo.resample_budget / 2) * by.review),
-        grpo=round(rows * (by.prompt + by.review)),
-        evaluation=t.n_eval * cfg.eval.k * roles * by.review * stages,
+        solver=(sampled * k + t.n_eval * cfg.eval.k) * by.candidate,
+        teacher=reviews * by.review + learned[REFINER] * by.candidate + learned[AGENT] * by.agent,
+        judge=round((judged + asked + of_judge) * by.judgement),
+        sft=round(sum(n * (by.prompt + by.reply(role)) for role, n in sft_examples(cfg, by).items())),
+        rollouts=round(sum(n * by.reply(NEEDED[name]) for name, n in rows.items()) * made),
+        grpo=round(sum(n * (by.prompt + by.reply(NEEDED[name])) for name, n in rows.items())),
+        evaluation=sum(n * by.reply(role) for role, n in of_student.items()),
     )
+
+
+def harvested(cfg: RunConfig) -> dict[Role, int]:
+    """Return how many trajectories of each role are made to learn from: those of the mixture, before selection."""
+    n, k, samples = cfg.tasks.n_harvest, cfg.solver.k, cfg.teacher.samples
+    of_one: dict[Role, int] = {JUDGE: k, WRITER: k, REFINER: k, AGENT: samples}  # the others are verifiers
+    return {role: n * of_one.get(role, k * samples) * (role in cfg.mixture.roles) for role in EVERY_ROLE}
+
+
+def sft_examples(cfg: RunConfig, by: Assumptions) -> dict[Role, float]:
+    """Return how many examples of each role SFT passes over: the shares of the role that has fewest for its weight."""
+    made = harvested(cfg)
+    weights: dict[Role, float] = {role: cfg.mixture.weights[role] for role in cfg.mixture.roles}
+    whole = sum(weights.values())
+    chosen = round(min(by.accepted * made[role] / weight for role, weight in weights.items()) * whole)
+    passes = min(cfg.select.max_examples or chosen, chosen) * cfg.sft.epochs
+    if cfg.sft.max_steps is not None:
+        passes = cfg.sft.max_steps * cfg.sft.batch
+    return {role: passes * weight / whole for role, weight in weights.items()}
+
+
+def rollout_rows(cfg: RunConfig) -> dict[RecipeName, float]:
+    """Return how many rollouts of each recipe GRPO's steps take, resampled groups not counted; none without GRPO."""
+    if not cfg.grpo.steps:
+        return {}
+    rows = cfg.grpo.steps * cfg.grpo.update_groups * cfg.grpo.group_rows
+    shares = cfg.grpo.shares
+    return {name: rows * share / sum(shares.values()) for name, share in shares.items()}
+
+
+def evaluated(cfg: RunConfig) -> tuple[dict[Role, int], int]:
+    """Return what the stages' models write of each role on the held-out problems, and judgements by `judge`."""
+    n, k, roles, stages = cfg.tasks.n_eval, cfg.eval.k, cfg.mixture.roles, 2 + (cfg.grpo.steps > 0)
+    reviewed = (*ROLES, *roles) if set(ROLES) & set(roles) else roles  # both directions, also where one is learned
+    made: dict[Role, int] = {role: n * k * stages for role in (*ROLES, JUDGE) if role in reviewed}
+    made |= {role: n * stages for role in (WRITER, AGENT) if role in roles}
+    if not {WRITER, REFINER} <= set(roles):
+        return made, 0
+    made[REFINER] = critiques = n * stages
+    if JUDGE not in roles:
+        return made, critiques
+    made[JUDGE] += critiques
+    return made, 0
 
 
 def decoding_hours(tokens: int, parameters: int, by: Assumptions) -> float:
@@ -147,12 +204,23 @@ def _memory(cfg: RunConfig, shape: Shape, by: Assumptions) -> Iterator[str]:
         yield f"  grpo.vllm.memory={cfg.grpo.vllm.memory:g} of {gib(by.memory)} holds {fit} such conversations at once"
 
 
+def _assumed(cfg: RunConfig, by: Assumptions) -> Iterator[str]:
+    """Yield the lengths that the estimate rests on, and of what a mixture and several recipes are made."""
+    yield (
+        f"assumed: {by.candidate:,} tokens a solution or revision, {by.review:,} a review, {by.judgement:,} a "
+        f"judgement, {by.agent:,} an agent's trajectory, {by.prompt:,} of prompts and tool outputs"
+    )
+    made = ", ".join(f"{n:,} of {role}" for role, n in harvested(cfg).items() if n)
+    yield f"assumed: {by.accepted:.0%} of what is harvested to learn from accepted: {made}"
+    examples = ", ".join(f"{n:,.0f} of {role}" for role, n in sft_examples(cfg, by).items())
+    yield f"SFT passes over examples: {examples}"
+    if rows := rollout_rows(cfg):
+        yield "GRPO takes rollouts: " + ", ".join(f"{n:,.0f} of {name}" for name, n in rows.items())
+
+
 def _work(cfg: RunConfig, shape: Shape | None, by: Assumptions) -> Iterator[str]:
     need = expected_tokens(cfg, by)
-    yield (
-        f"assumed: {by.candidate:,} tokens a solution, {by.review:,} a review, {by.prompt:,} of prompts and tool "
-        f"outputs; {by.accepted:.0%} of the reviews accepted"
-    )
+    yield from _assumed(cfg, by)
     yield (
         f"assumed: {by.device}, {by.peak / 1e12:g} TFLOP/s, {by.training:.0%} of it in training, {by.decoding:.0%} in "
         "decoding; solver and teacher on one such device each"
@@ -161,11 +229,14 @@ def _work(cfg: RunConfig, shape: Shape | None, by: Assumptions) -> Iterator[str]
     for stage, tokens, model, formula in (
         ("solver writes", need.solver, cfg.solver.model, decoding_hours),
         ("teacher writes", need.teacher, cfg.teacher.model, decoding_hours),
+        ("judge writes", need.judge, cfg.judge.model, decoding_hours),
         ("SFT trains on", need.sft, cfg.student.model, training_hours),
         ("rollouts write", need.rollouts, cfg.student.model, decoding_hours),
         ("GRPO trains on", need.grpo, cfg.student.model, training_hours),
         ("evaluation writes", need.evaluation, cfg.student.model, decoding_hours),
     ):
+        if stage == "judge writes" and not cfg.asks_judge:
+            continue
         size = shape if model == cfg.student.model else shape_of(model)
         took = formula(tokens, size.parameters, by) if size and tokens else 0.0
         hours.append(took)

@@ -125,6 +125,7 @@ def distil(run: "Run") -> "Results":
     cfg = run.cfg
     run.harvest()
     selected = run.select()
+    run.check_prompts()
     base = student_path(cfg.student.model)
     sft = run.sft(selected)
     final = run.grpo(sft)

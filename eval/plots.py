@@ -62,10 +62,11 @@ def draw_reward_curve(steps: Sequence[Mapping[str, Any]], path: Path) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 3.6), layout="constrained")
-    for i, (title, lines) in enumerate(PANELS.items(), start=1):
-        axes = figure.add_subplot(1, len(PANELS), i, title=title, xlabel="GRPO step")
-        for key, name in lines.items():
-            points = [(row["step"], row[key]) for row in steps if row.get(key) is not None]
+    panels = {title: lines_of(keys, steps) for title, keys in PANELS.items()}
+    drawn = {title: lines for title, lines in panels.items() if lines}
+    for i, (title, lines) in enumerate(drawn.items(), start=1):
+        axes = figure.add_subplot(1, len(drawn), i, title=title, xlabel="GRPO step")
+        for name, points in lines.items():
             axes.plot([x for x, _ in points], [y for _, y in points], marker="o", label=name)
         axes.grid(alpha=0.3)
         if title != REWARD:
@@ -73,6 +74,23 @@ def draw_reward_curve(steps: Sequence[Mapping[str, Any]], path: Path) -> None:
         if len(lines) > 1:
             axes.legend()
     FigureCanvasAgg(figure).print_png(path)
+
+
+def lines_of(keys: Mapping[str, str], steps: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[int, float]]]:
+    """Return the points (step, value) of a panel's lines by name, those without any left out.
+
+    Where several recipes are mixed each logs under its name (`rrm/reward/mean`): then each has lines of its own, and
+    there is none over all of them, whose rewards are of different kinds.
+    """
+    logged = dict.fromkeys(key for row in steps for key in row)
+    out: dict[str, list[tuple[int, float]]] = {}
+    for key, name in keys.items():
+        own = {f"{name}, {found.removesuffix(f'/{key}')}": found for found in logged if found.endswith(f"/{key}")}
+        for told, found in (own or {name: key}).items():
+            points = [(row["step"], row[found]) for row in steps if row.get(found) is not None]
+            if points:
+                out[told] = points
+    return out
 
 
 def draw_reliability(bins_by_stage: Mapping[str, Sequence[Bin]], path: Path) -> None:

@@ -5,9 +5,10 @@ Input: `Results`, and the metrics JSONL of GRPO for the reward curve. Output: ri
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.table import Table
 
@@ -19,6 +20,7 @@ from eval.role_metrics import measures
 
 NONE = "n/a"
 WIDE = 240  # columns of a table in a file or a pipe
+MIXTURE = "mixture"  # the funnel's count of what all roles are given together; before it counts are `role/filter`
 QUALITY = {
     "accuracy": "accuracy",
     "balanced_accuracy": "balanced accuracy",
@@ -173,17 +175,22 @@ def _roles(results: Results) -> Section:
     """One row a metric of the roles that are learned beside the verifiers', one column a stage."""
     stages: list[Stage] = [s for s in STAGES if s in results.roles]
     found = [measures(results.roles[s]) for s in stages]
-    rows = [
-        (name, *(_cell(*of[name]) for of in found))
-        for name in (found[0] if found else ())
-        if any(of[name][0] is not None for of in found)
-    ]
+    rows: list[tuple[str, ...]] = []
+    for name in found[0] if found else ():
+        measured = [of[name] for of in found]
+        if any(interval is not None and interval[0] < 0 for _, interval in measured):  # too wide beside it
+            rows.append((name, *(number(value) for value, _ in measured)))
+            rows.append(("its 95 % interval", *(_between(interval) for _, interval in measured)))
+        elif any(value is not None for value, _ in measured):
+            rows.append((name, *(_cell(*of) for of in measured)))
     title = "Other roles, held out, 95 % intervals over problems"
     return Section(title, ("", *(STAGES[s] for s in stages)), tuple(rows))
 
 
 def _funnel(results: Results) -> Section:
-    """One row a count; nested counts are indented by their parent's name."""
+    """One row a count; nested counts are indented by their parent's name. Of a mixture one column a role."""
+    if MIXTURE in results.funnel:
+        return _mixed_funnel(results.funnel)
     rows: list[tuple[str, str]] = []
     for name, value in results.funnel.items():
         if isinstance(value, dict):
@@ -191,6 +198,25 @@ def _funnel(results: Results) -> Section:
         else:
             rows.append((name, _count(value)))
     return Section("Selection funnel", ("step", "count"), tuple(rows))
+
+
+def _mixed_funnel(funnel: Mapping[str, Any]) -> Section:
+    """One row a filter, in an order that is every role's own, one column a role; what a role goes without is empty."""
+    by_role: dict[str, dict[str, int]] = {}
+    for key, count in funnel.items():
+        role, slash, step = key.partition("/")
+        if slash:
+            by_role.setdefault(role, {})[step] = count
+    steps: list[str] = []
+    for own in by_role.values():
+        place = 0
+        for step in own:
+            if step not in steps:
+                steps.insert(place, step)
+            place = steps.index(step) + 1
+    rows = [(step, *(_count(own[step]) if step in own else "" for own in by_role.values())) for step in steps]
+    title = f"Selection funnel: {funnel[MIXTURE]:,} examples in the mixture"
+    return Section(title, ("step", *by_role), tuple(rows))
 
 
 def _wall(results: Results) -> Section:
@@ -228,8 +254,15 @@ def with_interval(value: float | None, interval: Interval | None) -> str:
     """Format a metric with its interval."""
     if value is None or interval is None:
         return number(value)
+    return f"{number(value)} ({_between(interval)})"
+
+
+def _between(interval: Interval | None) -> str:
+    """Format an interval."""
+    if interval is None:
+        return NONE
     to = "-" if interval[0] >= 0 else " to "
-    return f"{number(value)} ({interval[0]:.2f}{to}{interval[1]:.2f})"
+    return f"{interval[0]:.2f}{to}{interval[1]:.2f}"
 
 
 def _cell(value: float | int | None, interval: Interval | None) -> str:

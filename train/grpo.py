@@ -70,8 +70,7 @@ def train_rollouts(make: MakeRollouts, prompts: int, job: Job) -> dict[str, floa
     start, student, settings, out, seed, on_step = job
     check_engine(settings, torch.cuda.is_available())
     keep_freed_memory()
-    if prompts < settings.groups:
-        raise DataError(f"grpo: {prompts} prompts for {settings.groups} groups; harvest more, or lower grpo.groups")
+    need_prompts(prompts, settings)
     model, tokenizer = load_student(str(start), master_dtype(student.dtype))
     need_disk(out, model.num_parameters())
     end_token: Any = tokenizer.convert_tokens_to_ids(str(tokenizer.eos_token))
@@ -82,6 +81,16 @@ def train_rollouts(make: MakeRollouts, prompts: int, job: Job) -> dict[str, floa
         trainer.train(resume_from_checkpoint=last_checkpoint(out))
     save_trained(trainer, tokenizer, start, student, out / "model")
     return {"prompts": prompts, "steps": settings.steps}
+
+
+def need_prompts(prompts: int, settings: GrpoConfig) -> None:
+    """Refuse to train on too few prompts.
+
+    Raises:
+        DataError: there are fewer than a batch of rollouts takes.
+    """
+    if prompts < settings.groups:
+        raise DataError(f"grpo: {prompts} prompts for {settings.groups} groups; harvest more, or lower grpo.groups")
 
 
 def _policy(settings: GrpoConfig, model: Any, tokenizer: Any, max_context: int, seed: int) -> InProcess | Vllm:

@@ -137,9 +137,13 @@ class MixedRollouts(GroupRollouts[MixedPrompt, MixedGroup]):
 
 
 def deviation(rewards: Sequence[float | None]) -> float:
-    """Return the standard deviation (n - 1) with TRL's epsilon; 1 where there are not two rewards."""
+    """Return the standard deviation (n - 1) with TRL's epsilon; 1 where no two rewards differ.
+
+    Rewards that are all equal have no advantages, whatever divides them; divided by epsilon they would be logged 10,000
+    times as large.
+    """
     kept = [reward for reward in rewards if reward is not None]
-    return stdev(kept) + EPSILON if len(kept) > 1 else 1.0
+    return stdev(kept) + EPSILON if len(set(kept)) > 1 else 1.0
 
 
 def taking_turns(

@@ -22,7 +22,8 @@ def heavy_after(statement: str) -> list[str]:
 
 
 def test_nothing_heavy_is_loaded() -> None:
-    light = [*COMMANDS, "tools.sandbox.factory", "agents.chat", "agents.models", "eval.report", "eval.results", *GRAPHS]
+    modules = ("tools.sandbox.factory", "agents.chat", "agents.models", "eval.report", "eval.results", "distill.plan")
+    light = [*COMMANDS, *modules, *GRAPHS]
     assert heavy_after(f"import {', '.join(light)}") == []
 
 

@@ -2,6 +2,7 @@ import pytest
 
 from agents.types import Role
 from tools.errors import DataError
+from train.mixed import deviation
 from train.recipes import mix_roles
 from train.reviews import Prompt
 
@@ -44,3 +45,10 @@ def test_the_seed_decides_the_order():
     one, same, other = (mix_roles(prompts(30, 30), 0.5, seed) for seed in (1, 1, 2))
     assert one == same != other
     assert sorted(p.key for p in one) == sorted(p.key for p in other)
+
+
+def test_rewards_of_a_mixture_are_divided_by_what_their_recipe_says():
+    """stdev of 0 and 1 is 0.7071; of 0, 1, 1, 1 it is 0.5. Rewards that are all equal stay what they are."""
+    spread = deviation([0.0, 1.0])
+    assert abs(spread - (0.5**0.5 + 1e-4)) < 1e-9 and deviation([0.0, None, 1.0]) == spread
+    assert deviation([-1.0, -1.0, None]) == deviation([1.0]) == deviation([]) == 1.0

@@ -3,16 +3,18 @@
 import importlib.util
 import json
 import socket
+from dataclasses import replace
 
 import pytest
 
 from distill import missing
 from distill.config import load_config
-from distill.plan import CPU, GPU, decoding_hours, expected_tokens, lines, training_hours
+from distill.plan import CPU, GPU, decoding_hours, expected_tokens, lines, sft_examples, training_hours
 from distill.run import main
 from distill.sizes import GIB, KNOWN, Shape, shape_of, training_memory
 from train.settings import StudentConfig
 
+LENGTHS = replace(CPU, candidate=10, review=100, judgement=1000, agent=7, prompt=1)
 TOY = Shape(layers=2, hidden=8, inner=16, heads=2, kv_heads=1, head=4, vocabulary=10, tied=True, head_norms=False)
 
 
@@ -97,6 +99,69 @@ def test_tokens_by_hand():
     assert need.rollouts == 3 * 8 * 2 * 1.5 * 85
     assert need.grpo == 48 * (250 + 85)
     assert need.evaluation == 5 * 4 * 2 * 85 * 3
+
+
+def test_tokens_of_a_mixture_by_hand():
+    """6 + 4 problems, 2 solutions, 3 samples; 5 held out with 4 solutions; 6 x 4 groups of 2G = 4 rows, 1.5 times.
+
+    Learned from: 36 forward reviews (both directions are written), 12 judgements, solutions and revisions, 18 agent's
+    trajectories. 40 % of 12 by a weight of 1 is least: 4.8 x 6 = 29 examples, twice. 96 rows: 48, 24 and 24.
+    """
+    cfg = load_config(
+        sets=[
+            "tasks={n_harvest: 6, n_grpo: 4, n_eval: 5}",
+            "mixture.weights={forward_verifier: 2, judge: 1, solver: 1, refiner: 1, agent: 1, backward_verifier: 0}",
+            "solver.k=2",
+            "teacher.samples=3",
+            "eval.k=4",
+            "sft={max_steps: null, epochs: 2}",
+            "grpo={recipe: 'agentv:2,rrm:1,reagent_u:1', steps: 6, groups: 8, mini_groups: 4, num_generations: 2}",
+        ]
+    )
+    need = expected_tokens(cfg, LENGTHS)
+    assert need.solver == (10 * 2 + 5 * 4) * 10
+    assert need.teacher == 10 * 2 * 2 * 3 * 100 + 12 * 10 + 18 * 7
+    assert need.judge == (12 + 24 * 1.5) * 1000
+    assert need.sft == round(58 / 6 * (2 * 101 + 1001 + 11 + 11 + 8))
+    assert need.rollouts == (48 * 100 + 24 * 1000 + 24 * 10) * 1.5
+    assert need.grpo == 48 * 101 + 24 * 1001 + 24 * 11
+    assert need.evaluation == 3 * (20 * 2 * 100 + (20 + 5) * 1000 + 5 * 10 + 5 * 10 + 5 * 7)
+
+
+def test_tokens_without_verifiers_by_hand():
+    """Nothing is reviewed; GRPO's problems need no solutions. The judge criticises for the harvest, 2 steps, 3 stages.
+
+    24 solutions and as many revisions, 40 % of each by weights 3 and 1: 3.2 x 4 = 13 examples, of which 4 are kept.
+    """
+    cfg = load_config(
+        sets=[
+            "tasks={n_harvest: 12, n_grpo: 400, n_eval: 5}",
+            "mixture.weights={solver: 3, refiner: 1, forward_verifier: 0, backward_verifier: 0}",
+            "solver.k=2",
+            "eval.k=4",
+            "select.max_examples=4",
+            "sft.max_steps=null",
+            "grpo={recipe: reagent_u, steps: 2, groups: 3, num_generations: 2, resample_budget: 0}",
+        ]
+    )
+    need = expected_tokens(cfg, LENGTHS)
+    assert sft_examples(cfg, LENGTHS) == {"solver": 3.0, "refiner": 1.0}
+    assert (need.solver, need.teacher) == ((24 + 20) * 10, 24 * 10)
+    assert need.judge == (24 + 2 * 3 * 4 + 3 * 5) * 1000
+    assert (need.sft, need.rollouts, need.grpo) == (4 * 11, 24 * 10, 24 * 11)
+    assert need.evaluation == 3 * (5 * 10 + 5 * 10)
+    by_all = cfg.model_copy(update={"select": load_config().select})
+    assert sum(sft_examples(by_all, LENGTHS).values()) == 13
+
+
+def test_the_plan_of_a_mixture_prints_what_it_rests_on():
+    """150 problems with 8 solutions; 240 steps of 2 examples, six roles alike; 2 steps of 4 groups of 4 rows, 2:1:1."""
+    told = "\n".join(lines(load_config("unified-demo")))
+    assert "a review, " in told and "a judgement, " in told and "an agent's trajectory" in told
+    assert "1,200 of forward_verifier, 1,200 of backward_verifier, 1,200 of judge" in told and "150 of agent" in told
+    assert "SFT passes over examples: 80 of forward_verifier" in told and "80 of agent" in told
+    assert "GRPO takes rollouts: 16 of agentv, 8 of rrm, 8 of reagent_u" in told
+    assert "  judge writes " in told and "judge writes" not in "\n".join(lines(load_config()))
 
 
 def test_hours_by_hand():

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from eval.best_of_n import Scored, best_of_n
-from eval.plots import read_metrics
+from eval.plots import lines_of, read_metrics
 from eval.report import results_tables, write_report
 from eval.results import Machine, Results, VerdictRow, held_out, package_versions, this_machine
 from tools.errors import DataError
@@ -108,6 +108,43 @@ def test_tables_for_the_terminal_say_the_same() -> None:
     assert "peak memory" in text
     bare = Results(name="r", student="s", teacher="t", seed=0)
     assert results_tables(bare) == []
+
+
+def test_the_funnel_of_a_mixture_has_a_column_a_role(tmp_path: Path) -> None:
+    """Filters stand in an order that is every role's own."""
+    funnel: dict[str, int] = {
+        **{
+            "verifiers/generated": 1200,
+            "verifiers/labelled": 26,
+            "verifiers/parsed": 25,
+            "verifiers/not_in/math500": 9,
+        },
+        **{"judge/generated": 17, "judge/parsed": 14, "judge/silent": 12, "judge/not_in/math500": 8, "mixture": 24},
+    }
+    text = write_report(results().model_copy(update={"funnel": funnel}), tmp_path).read_text()
+    assert "## Selection funnel: 24 examples in the mixture\n\n| step | verifiers | judge |" in text
+    table = text.partition("Selection funnel")[2]
+    rows = [tuple(cell.strip() for cell in line.split("|")[1:-1]) for line in table.splitlines() if line[:1] == "|"]
+    assert rows[2:7] == [
+        ("generated", "1,200", "17"),
+        ("labelled", "26", ""),
+        ("parsed", "25", "14"),
+        ("silent", "", "12"),
+        ("not_in/math500", "9", "8"),
+    ]
+
+
+def test_a_curve_a_recipe_where_several_are_mixed() -> None:
+    steps = [
+        {"step": 1, "reward/mean": 0.3, "agentv/reward/mean": -1.0, "rrm/reward/mean": 0.5, "agentv/verdict/tpr": None},
+        {"step": 2, "reward/mean": 0.4, "agentv/reward/mean": -0.5, "agentv/verdict/tpr": 0.2},
+    ]
+    assert lines_of({"reward/mean": "reward"}, steps) == {
+        "reward, agentv": [(1, -1.0), (2, -0.5)],
+        "reward, rrm": [(1, 0.5)],
+    }
+    assert lines_of({"verdict/tpr": "TPR", "verdict/tnr": "TNR"}, steps) == {"TPR, agentv": [(2, 0.2)]}
+    assert lines_of({"reward/mean": "reward"}, [{"step": 3, "reward/mean": 1.0}]) == {"reward": [(3, 1.0)]}
 
 
 def test_reward_curve(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from agents.types import Round, StopReason, Trajectory, Turn, Verdict
 from eval.judge_metrics import Judged
@@ -120,12 +121,28 @@ def test_the_report_shows_the_other_roles_by_stage(tmp_path: Path):
     assert "## Other roles, held out, 95 % intervals over problems\n\n|  | base | SFT+GRPO |" in text
     assert "| answers | 25 | 25 |" in text and "| rewritten | n/a | 25 |" in text
     assert "| first right | 0.040 (0.00-0.12) | 0.400 (0.20-0.60) |" in text
-    assert "| refined - first | n/a | -0.080 (-0.20 to 0.04) |" in text
+    assert "| refined - first | n/a | -0.080 |\n| its 95 % interval | n/a | -0.20 to 0.04 |" in text
     assert "| tokens/answer | n/a | 40.0 |" in text
     assert "agent" not in text and "judge" not in text  # no stage has any: the roles are not learned
     assert not (tmp_path / "reliability.png").exists() and "Best-of" not in text  # no verifier is learned either
     assert Results.model_validate_json((tmp_path / "results.json").read_text()) == run
     assert [str(table.title) for table in results_tables(run)] == [section.title for section in sections(run)]
+
+
+def test_three_stages_fit_a_terminal_of_80_columns():
+    """The widest there are: a loss with an interval on both sides of 0, and a judge's metrics."""
+    rows = [Judged(problem="a", outcome=outcome, score=0.7, tokens=3) for outcome in (True, False)]
+    judged = role_metrics(judged=rows, resamples=9)
+    widest = {"gain": -0.333, "first": 0.5, "agent": 0.5, "agent_tokens": 1234.5, "answers": 1200}
+    intervals = {"gain": (-0.67, 0.12), "first": (0.1, 0.9), "agent": (0.1, 0.9)}
+    found = judged.model_copy(update={**widest, "ci": intervals})
+    console = Console(width=80)
+    with console.capture() as captured:
+        console.print(*results_tables(results(base=found, sft=found, grpo=found)))
+    shown = [line for line in captured.get().splitlines() if "│" in line]
+    assert all(line.partition("│")[0].strip() for line in shown)  # no cell goes on in a second line
+    assert any(line.count("-0.67 to 0.12") == 3 for line in shown)
+    assert any(line.count("0.500 (0.10-0.90)") == 3 for line in shown)
 
 
 def test_without_other_roles_there_is_no_section():
