@@ -62,7 +62,7 @@ def test_values(text: str, key: str, expected: object) -> None:
 
 
 def test_roles_of_the_mixture_and_who_is_asked() -> None:
-    """A role without weight is not learned; a refiner needs the judge; so do rewards, and judgements by verifiers no."""
+    """A role without weight is not learned; a refiner needs the judge, as do Reagent's rewards."""
     text = "mixture.weights={agent: 1, judge: 0, backward_verifier: 2}"
     cfg = load_config(None, [text, "grpo.steps=0"])
     assert cfg.mixture.roles == ("backward_verifier", "agent") and not cfg.asks_judge

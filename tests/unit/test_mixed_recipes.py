@@ -1,4 +1,4 @@
-"""Several recipes in one GRPO: advantages are each recipe's own, groups take turns, metrics have names, bad settings."""
+"""Several recipes in one GRPO: advantages are each recipe's own, groups take turns, metrics have names; settings."""
 
 import asyncio
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
@@ -391,8 +391,10 @@ def test_shares_are_read(text: str, shares: dict[str, float]):
 
 @pytest.mark.parametrize(
     "text",
-    ["''", "ppo", "agentv,", "agentv:0", "agentv:0.0", "agentv:-1", "agentv:x", "agentv:nan", "agentv:inf"]
-    + ["agentv:1:2", "agentv:1e2", "agentv,agentv:2", "agentv;rrm", "agentv:2,ppo:1", "agentv:"],
+    [
+        *("''", "ppo", "agentv,", "agentv;rrm", "agentv:2,ppo:1", "agentv,agentv:2", "agentv:1:2"),
+        *("agentv:", "agentv:0", "agentv:0.0", "agentv:-1", "agentv:x", "agentv:nan", "agentv:inf", "agentv:1e2"),
+    ],
 )
 def test_bad_shares_are_one_line(text: str):
     with pytest.raises(ConfigError, match=r"grpo\.recipe: should be agentv, rrm, reagent_r, reagent_u") as raised:

@@ -81,7 +81,7 @@ def good(i: int) -> list[Row]:
     out = [review(role, i, label) for role in (FORWARD, BACKWARD) for label in (True, False)]
     out += [judgement(i, True, 0.9), judgement(i, False, 0.1)]
     out += [revision(i, True), revision(i, False)]
-    return out + [acted(i), acted(i, n=1)]
+    return [*out, acted(i), acted(i, n=1)]
 
 
 def weights(**given: float) -> MixtureConfig:
@@ -269,7 +269,9 @@ def test_an_empty_role_is_told_by_name(left_out: str, told: str):
 
 
 def test_the_error_says_which_filter():
-    with pytest.raises(NothingAcceptedError, match=r"nothing of 3 .* of agent .*: most fell at right_answer \(3 of 3\)"):
+    with pytest.raises(
+        NothingAcceptedError, match=r"nothing of 3 .* of agent .*: most fell at right_answer \(3 of 3\)"
+    ):
         mix([*ALL[:-4], *(acted(i, right=False) for i in range(3))][-3:], weights(agent=1))
 
 

@@ -34,7 +34,8 @@ class Fake(FakeChat):
 
     def reply_to(self, stage: str, session: str, asked: int) -> Reply:
         """Look for what is special in the session's last prompt."""
-        text = "\n".join(str(m.content) for m in self.sent[-1][0])
+        messages = next(m for m, given in reversed(self.sent) if given["session"] == session)
+        text = "\n".join(str(m.content) for m in messages)
         special = next((reply for part, reply in self.instead.items() if part in text), None)
         return special if special is not None else super().reply_to(stage, session, asked)
 
@@ -209,7 +210,6 @@ async def test_an_agent_is_shown_its_question_alone(store: Store):
 
 
 async def test_a_critique_gives_the_refiner_no_answer(store: Store):
-    """Two ways to give it away: announced, and as a number that neither problem nor solution has."""
     leak = "<think>t</think><critique>Step 1: off. The answer is 4711.</critique><score>0.1</score>"
     who = teachers(judge={"WRONG-0": leak})
     await harvest(store, who)
@@ -237,5 +237,5 @@ async def test_the_limits_are_those_of_the_run(store: Store):
     given = [{(s["max_tokens"], s["temperature"]) for _, s in chat.sent} for chat in who]  # pyright: ignore
     assert given == [{(11, 0.3)}, {(12, 0.7)}, {(13, 0.7)}]
     assert {(row.trajectory.stop_reason, len(row.trajectory.turns)) for row in of(store, "agent")} == {
-        (StopReason.MAX_TURNS, 2)
+        (StopReason.UNPARSED, 2)
     }

@@ -126,7 +126,8 @@ def test_an_agents_trajectory_is_of_no_candidate(tmp_path: Path) -> None:
         assert not store.add_trajectory(acted(problem))
     with Store(tmp_path / "s.db", readonly=True) as store:
         written = [
-            Candidate(task_id=problem.id, index=i, text=f"<answer>{i}</answer>", model="m", correct=None) for i in (0, 1)
+            Candidate(task_id=problem.id, index=i, text=f"<answer>{i}</answer>", model="m", correct=None)
+            for i in (0, 1)
         ]
         assert list(store) == [
             (problem, written[0], acted(problem)),
