@@ -1,6 +1,7 @@
 """Several recipes in one GRPO: advantages are each recipe's own, groups take turns, metrics have names; settings."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from pathlib import Path
 from statistics import fmean
@@ -50,7 +51,7 @@ class Part(GroupRollouts[Key, Made]):
         self.is_open = False
 
     @asynccontextmanager
-    async def _open(self) -> Any:
+    async def _open(self) -> AsyncIterator[str]:
         self.is_open = True
         yield f"tools of {self.name}"
         self.is_open = False
@@ -215,7 +216,7 @@ def test_each_recipe_orders_its_own_prompts():
     given = [*problems(3), *judges(4), *verifiers(8)]
     ordered = recipes_in_turn(given, ALL, 0)
     assert initials(ordered) == "ajuaajuaajuaaj"
-    own = {name: [p.prompt for p in ordered if p.recipe == name] for name in ALL.recipes}
+    own: dict[str, list[Any]] = {name: [p.prompt for p in ordered if p.recipe == name] for name in ALL.recipes}
     assert {p.role for p in own["agentv"][:2]} == {"forward_verifier", "backward_verifier"}
     assert [p.label for p in own["rrm"][:2]] == [False, True]
     assert [p.key for p in own["reagent_u"]] == ["p0", "p1", "p2"]
@@ -322,13 +323,15 @@ def test_real_metrics_stand_under_the_recipes_names():
     """Verifier: one right of two, ±1. Pool: 0 and 1 first, nothing refined yet. In common: mean of 1, -1, 0, 1."""
     func = on_all([*verifiers(2), *judges(2), *problems(1)], AROUND, job(ALL))(NO_POLICY, END)
     prompt: Any = verifiers(1)[0].prompt
+    judge: Any = judges(1)[0].prompt
+    problem: Any = problems(1)[0].prompt
     turns = (Turn(stage="solve", prompt=(), content="1", completion_tokens=3),)
-    pool = Pool(problems(1)[0].prompt, (Answer(turns, 0.0, None, 0.0), Answer(turns, 1.0, None, 1.0)))
+    pool = Pool(problem, (Answer(turns, 0.0, None, 0.0), Answer(turns, 1.0, None, 1.0)))
     gone = Trajectory(role="judge", stop_reason=StopReason.ERROR, error=ErrorInfo(kind="ModelError", message="gone"))
     groups = [
         MixedGroup("agentv", Group(prompt, (reviewed(True), reviewed(False)), (1.0, -1.0))),
         MixedGroup("reagent_u", pool),
-        MixedGroup("rrm", Group(judges(1)[0].prompt, (gone, gone), (None, None))),
+        MixedGroup("rrm", Group(judge, (gone, gone), (None, None))),
     ]
     m = func.metrics(groups, groups[:1])
     assert (m["agentv/reward/mean"], m["agentv/rollouts/completed"], m["agentv/tokens/completion"]) == (0.0, 1.0, 4.0)
