@@ -69,14 +69,19 @@ def ends_right(row: Row, by: Selection) -> bool:
 
 
 def spread(rows: Sequence[Row], by: Selection) -> list[Row]:
-    """Order rows so that first ones of all problems come first; of revisions drop those of right solutions too many."""
-    by_problem: dict[str, list[Row]] = {}
-    for row in shuffled(rows, by.seed):
-        by_problem.setdefault(row.task.id, []).append(row)
-    ordered = [row for level in zip_longest(*by_problem.values()) for row in level if row is not None]
+    """Drop those revisions of right solutions that are too many; first ones of all problems are kept first."""
+    ordered = _in_rounds(shuffled(rows, by.seed))
     copied = [row for row in ordered if row.trajectory.role == REFINER and not is_mended(row)]
     dropped = {row.trajectory.key for row in copied[sum(map(is_mended, ordered)) :]}
     return [row for row in ordered if row.trajectory.key not in dropped]
+
+
+def _in_rounds(rows: Sequence[Row]) -> list[Row]:
+    """Return the first row of every problem, then the second ones, and so on."""
+    by_problem: dict[str, list[Row]] = {}
+    for row in rows:
+        by_problem.setdefault(row.task.id, []).append(row)
+    return [row for level in zip_longest(*by_problem.values()) for row in level if row is not None]
 
 
 def _labelled(row: Row) -> Row:
@@ -155,17 +160,18 @@ def _kept(name: str, rows: Sequence[Row], by: Selection) -> Selected:
 
 
 def in_shares(rows: Mapping[Role, Sequence[Row]], weights: Mapping[Role, float], cap: int | None) -> list[Row]:
-    """Return as many rows of each role as its weight asks: all of the role that has fewest for its weight.
+    """Return as many rows of each role as its weight asks, one at least: all of the role with fewest for its weight.
 
     Args:
-        rows: by role, at least one each.
+        rows: by role, at least one each, in the order of the seed.
         weights: of these roles.
         cap: of all together.
     """
     unit = min(len(own) / weights[role] for role, own in rows.items())
     if cap is not None:
         unit = min(unit, cap / sum(weights[role] for role in rows))
-    return [row for role, own in rows.items() for row in _labels_in_turn(own)[: max(1, round(unit * weights[role]))]]
+    counts = {role: max(1, int(unit * weights[role] + 1e-9)) for role in rows}  # rounded up they would pass the cap
+    return [row for role, own in rows.items() for row in _labels_in_turn(_in_rounds(own))[: counts[role]]]
 
 
 def _labels_in_turn(rows: Sequence[Row]) -> list[Row]:

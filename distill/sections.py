@@ -224,8 +224,9 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _has_prompts_for_the_recipe(self) -> Self:
-        lacking = [NEEDED[recipe] for recipe in self.grpo.recipes if NEEDED[recipe] not in self.mixture.roles]
-        if self.grpo.steps and lacking and lacking != ["solver"]:  # models answer problems without being taught
+        needed = [NEEDED[recipe] for recipe in self.grpo.recipes if NEEDED[recipe] != "solver"]  # answering is known
+        lacking = [role for role in needed if role not in self.mixture.roles]
+        if self.grpo.steps and lacking:
             raise ValueError(f"grpo trains roles that SFT does not teach: give mixture.weights {', '.join(lacking)}")
         return self
 

@@ -205,13 +205,20 @@ class Funnel(Frozen):
         dropped, name, before = max(drops, key=lambda drop: drop[0], default=(0, "", 0))
         return f"{name} ({dropped} of {before})" if dropped else ""
 
+    def _firsts(self) -> list[int]:
+        """Return of how many rows each stage's are a share: those that its role generated, of a mixture all roles'."""
+        out, all_roles = [], sum(stage.total for stage in self.stages if stage.name.endswith("/generated"))
+        for stage in self.stages:
+            begins = not out or stage.name.endswith("/generated")
+            out.append(max(1, all_roles if stage.name == "mixture" else stage.total if begins else out[-1]))
+        return out
+
     def to_table(self) -> list[list[str]]:
         """Return the rows of a table, its header first: stage, rows, kept %, then each role and label."""
         columns = sorted({name for stage in self.stages for name in stage.groups}, key=_column)
-        first = max(1, self.stages[0].total)
         body = [
             [s.name, str(s.total), f"{100 * s.total / first:.0f} %", *(str(s.groups.get(c, 0)) for c in columns)]
-            for s in self.stages
+            for s, first in zip(self.stages, self._firsts(), strict=True)
         ]
         return [["stage", "trajectories", "left", *columns], *body]
 

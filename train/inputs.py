@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from agents.records import read_records, task_of
-from tools.errors import ConfigError
+from tools.errors import ConfigError, DataError
 from train.launch import read_rows
 from train.mixed import MixedPrompt
 from train.pools import Problem
@@ -39,12 +39,16 @@ def read_mixed(args: Namespace) -> list[MixedPrompt]:
 
     Raises:
         ConfigError: problems are given in their place.
-        DataError: there is no such data, or a record is malformed.
+        DataError: there is no such data, it lacks a column, or a record is malformed.
     """
     if args.tasks:
         raise ConfigError("--tasks is for grpo.recipe=reagent_r and reagent_u; several recipes train on --data")
+    rows = read_rows(args.data, "grpo", ("recipe",))
+    kinds = {PROBLEMS if row["recipe"] in ON_PROBLEMS else SOLUTIONS for row in rows}  # there may be one kind alone
+    if missing := [name for kind in sorted(kinds) for name in kind if name not in rows[0]]:
+        raise DataError(f"--data {args.data}: no column {', '.join(missing)}; there are {', '.join(rows[0])}")
     out = []
-    for i, row in enumerate(read_rows(args.data, "grpo", ("recipe", *SOLUTIONS, *PROBLEMS)), 1):
+    for i, row in enumerate(rows, 1):
         if row["recipe"] in ON_PROBLEMS:
             task = task_of(row, f"{args.data}: row {i}", args.data)
             out.append(MixedPrompt(row["recipe"], Problem(task.id, task)))

@@ -21,9 +21,9 @@ def recipe_shares(text: str) -> dict[RecipeName, float]:
     """
     shares: dict[RecipeName, float] = {}
     for part in text.split(","):
-        given, _, share = part.partition(":")
+        given, colon, share = part.partition(":")
         name: RecipeName | None = next((known for known in RECIPE_NAMES if known == given.strip()), None)
-        number = float(share) if re.fullmatch(r"\s*\d+(\.\d+)?\s*", share) else 0.0 if share else 1.0
+        number = float(share) if re.fullmatch(r"\s*\d+(\.\d+)?\s*", share) else 0.0 if colon else 1.0
         if name is None or name in shares or number <= 0:
             raise ValueError(
                 f"should be {', '.join(RECIPE_NAMES)}, or several with shares such as agentv:2,reagent_u:1"

@@ -61,6 +61,16 @@ def test_values(text: str, key: str, expected: object) -> None:
     assert value(key, text) == expected
 
 
+def test_roles_of_the_mixture_and_who_is_asked() -> None:
+    """A role without weight is not learned; a refiner needs the judge, as do Reagent's rewards."""
+    text = "mixture.weights={agent: 1, judge: 0, backward_verifier: 2}"
+    cfg = load_config(None, [text, "grpo.steps=0"])
+    assert cfg.mixture.roles == ("backward_verifier", "agent") and not cfg.asks_judge
+    assert load_config(None, ["mixture.weights={refiner: 1}", "grpo.steps=0"]).asks_judge
+    assert load_config(None, ["grpo.recipe=agentv:1,reagent_r:1"]).asks_judge
+    assert not load_config(None, []).asks_judge
+
+
 def test_section_mapping_keeps_its_other_keys() -> None:
     assert value("tasks.n_grpo", "tasks.n_grpo=5", "tasks={n_eval: 3}") == 5
 
@@ -96,6 +106,11 @@ def test_several_urls() -> None:
         ("name=../x", "name: should be a plain folder name, got '../x'"),
         ("tasks.families={chain_sum: 0}", "tasks.families: should give at least one a weight above 0"),
         ("teacher.base_url=http://a:1/v1", "base_url is given but model is still 'scripted-teacher'"),
+        ("mixture.weights={judge: 0}", "mixture.weights: should give at least one a weight above 0, and none below"),
+        ("mixture.weights={judge: 1, agent: -1}", "mixture.weights: should give at least one a weight above 0"),
+        ("mixture.weights={}", "mixture.weights: should give at least one a weight above 0"),
+        ("mixture.weights={judg: 1}", "mixture.weights.judg"),
+        ("mixture.agent_turns=0", "mixture.agent_turns: expected greater than or equal to 1, got 0"),
     ],
 )
 def test_errors_are_one_precise_line(text: str, message: str) -> None:

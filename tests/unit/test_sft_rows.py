@@ -70,3 +70,46 @@ def test_the_two_roles_of_a_problem_and_label_stand_together_and_none_is_lost():
         assert (first.task_id, first.label) == (second.task_id, second.label) and first.role != second.role
     assert {e.task_id for e in ordered[24:]} == {"t7"}
     assert ordered == in_pairs([*alone, *whole], seed=1) != in_pairs([*alone, *whole], seed=2)
+
+
+def test_other_roles_stand_in_pairs_of_two_labels():
+    """5 right and 3 wrong judgements: three pairs of both labels and one of two right ones."""
+    given = [review(f"t{i}", "judge", label, n) for i, label in enumerate([True] * 5 + [False] * 3) for n in (0,)]
+    ordered = in_pairs(given, seed=1)
+    assert sorted(e.trajectory_key for e in ordered) == sorted(e.trajectory_key for e in given)
+    found = [(first.label, second.label) for first, second in zip(ordered[::2], ordered[1::2], strict=True)]
+    assert sorted(map(sorted, found)) == [[False, True]] * 3 + [[True, True]]
+    assert ordered == in_pairs(given, seed=1) != in_pairs(given, seed=2)
+
+
+def test_pairs_are_of_one_role_and_nothing_is_lost_or_doubled():
+    """What is left over of a role stands alone, at the end."""
+    roles = ("forward_verifier", "backward_verifier")
+    given = [review(f"t{i}", role, label) for role in roles for i in range(4) for label in (True, False)]
+    given += [review(f"t{i}", "judge", i % 2 == 0) for i in range(6)]
+    given += [review(f"t{i}", "refiner", i < 2) for i in range(5)]  # an odd one
+    given += [review(f"t{i}", role, True) for role in ("solver", "agent") for i in range(4)]
+    given += [review("alone", "forward_verifier", True)]
+    ordered = in_pairs(given, seed=3)
+    assert sorted(e.trajectory_key for e in ordered) == sorted(e.trajectory_key for e in given)
+    assert len({e.trajectory_key for e in ordered}) == len(given) == 36
+    whole, rest = ordered[:-2], ordered[-2:]
+    for first, second in zip(whole[::2], whole[1::2], strict=True):
+        if first.role in roles:
+            assert (first.task_id, first.label) == (second.task_id, second.label) and {first.role, second.role} == {
+                *roles
+            }
+        else:
+            assert first.role == second.role
+            assert (first.label is not second.label) is (first.role in ("judge", "refiner"))
+    assert {(e.role, e.task_id == "alone") for e in rest} == {("forward_verifier", True), ("refiner", False)}
+    firsts = [e.role for e in whole[::2]]
+    assert firsts != sorted(firsts, key=firsts.index)  # roles are mixed
+
+
+def test_verifiers_alone_are_ordered_as_ever():
+    """Two roles, one problem each label: the order is the seed's shuffle of two pairs, forward behind backward."""
+    given = [review("t", role, label) for role in ("forward_verifier", "backward_verifier") for label in (True, False)]
+    ordered = in_pairs(given, seed=0)
+    assert [e.role for e in ordered] == ["backward_verifier", "forward_verifier"] * 2
+    assert ordered[0].label is ordered[1].label is not ordered[2].label

@@ -108,6 +108,50 @@ def test_candidates_none_until_added_and_trivial_is_kept(tmp_path: Path) -> None
         assert store.counts()["trivial"] == 1
 
 
+def acted(of: Task, stop: StopReason = StopReason.COMPLETED, sample: int = 0) -> Trajectory:
+    """An agent's trajectory: of a task, of no candidate."""
+    said = Turn(stage="act", prompt=(Message(role="user", content="?"),), content=f"<answer>{sample}</answer>")
+    error = ErrorInfo(kind="ModelError", message="down") if stop is StopReason.ERROR else None
+    turns = () if error else (said.model_copy(update={"content": "a call"}), said)
+    given: dict = {"role": "agent", "task_id": of.id, "sample_index": sample, "model": "m", "stop_reason": stop}
+    return Trajectory(turns=turns, error=error, **given)
+
+
+def test_an_agents_trajectory_is_of_no_candidate(tmp_path: Path) -> None:
+    """Its candidate is what it wrote last; the task's own candidates are as they were."""
+    with Store(tmp_path / "s.db") as store:
+        problem, proposed = fill(store)
+        store.add_trajectory(trajectory(proposed[1]))
+        assert store.add_trajectory(acted(problem, sample=1)) and store.add_trajectory(acted(problem))
+        assert not store.add_trajectory(acted(problem))
+    with Store(tmp_path / "s.db", readonly=True) as store:
+        written = [
+            Candidate(task_id=problem.id, index=i, text=f"<answer>{i}</answer>", model="m", correct=None)
+            for i in (0, 1)
+        ]
+        assert list(store) == [
+            (problem, written[0], acted(problem)),
+            (problem, written[1], acted(problem, sample=1)),
+            (problem, proposed[1], trajectory(proposed[1])),
+        ]
+        assert store.candidates(problem.id) == proposed
+        assert store.counts() == {"tasks": 1, "candidates": 2, "trajectories": 3, "trivial": 0, "stop/completed": 3}
+        assert store.done_keys() == {row.trajectory.key for row in store} and len(store.done_keys()) == 3
+
+
+def test_an_agents_failure_is_replaced_and_its_task_has_to_be_known(tmp_path: Path) -> None:
+    """It may act on a task that has no candidates yet."""
+    with Store(tmp_path / "s.db") as store:
+        problem = task()
+        store.add_task(problem)
+        assert store.add_trajectory(acted(problem, StopReason.ERROR)) and store.done_keys() == set()
+        assert [row.candidate.text for row in store] == [""]
+        assert store.add_trajectory(acted(problem))
+        assert [row.trajectory for row in store] == [acted(problem)] and store.candidates(problem.id) is None
+        with pytest.raises(sqlite3.IntegrityError):
+            store.add_trajectory(acted(task("unknown?")))
+
+
 def test_order_does_not_depend_on_the_order_of_arrival(tmp_path: Path) -> None:
     problems = [task("b?"), task("a?")]
     proposed = [candidates(p, True, False) for p in problems]
