@@ -23,7 +23,7 @@ from pydantic import BaseModel, ValidationError
 from agents.types import Candidate, StopReason, Task, Trajectory
 from tools.errors import DataError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 Dropped = Literal["", "trivial"]
 Model = TypeVar("Model", bound=BaseModel)
 

@@ -13,9 +13,9 @@ SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_
 TEXTS = {
     "sft": """## `sft`
 
-Conversations of a verifier that ended in the right verdict. `messages` are plain system, user and assistant messages;
-a tool's output stands in a user message, inside `<tool_response>`. Loss belongs on the assistant messages only:
-`chat_template.jinja` marks them, so TRL takes the rows as they are.
+Conversations that ended in the right verdict, judgement or answer. `messages` are plain system, user and assistant
+messages; a tool's output stands in a user message, inside `<tool_response>`. Loss belongs on the assistant messages
+only: `chat_template.jinja` marks them, so TRL takes the rows as they are.
 
 ```python
 from datasets import load_dataset
@@ -97,11 +97,13 @@ def _header(cfg: RunConfig, contents: Contents) -> dict[str, Any]:
 def _made(cfg: RunConfig, contents: Contents) -> str:
     solver, teacher = cfg.solver, cfg.teacher
     named = [f"`{name}` ({len(found):,} questions)" for name, found in contents.benchmarks.items()]
+    judged = [f"- judgements, or rewards of answers: {_who(cfg.judge.model)}"] if cfg.asks_judge else []
     lines = [
         f"- problems: `{cfg.tasks.source}`, split by problem (held-out problems are in no row)",
         f"- solutions: {solver.k} a problem by {_who(solver.model)}, labelled by their final answers (math-verify)",
         f"- reviews: {teacher.samples} a solution and direction by {_who(teacher.model)}, prompts `{teacher.style}`, "
         f"temperature {teacher.temperature:g}, at most {teacher.max_tool_calls} calls of python",
+        *judged,
         f"- seed {cfg.seed}",
         f"- left out: problems of which {cfg.select.decontaminate_share:.0%} of the {cfg.select.decontaminate_ngram}"
         f"-grams stand in the held-out problems{' or in ' + ', '.join(named) if named else ''}",
@@ -126,7 +128,8 @@ def _terms(cfg: RunConfig) -> str:
 
 def _embedded(cfg: RunConfig) -> bool:
     """Whether problems, solutions and reviews are all made by programs of free licence."""
-    scripted = cfg.solver.model.startswith("scripted-") and cfg.teacher.model.startswith("scripted-")
+    asked = (cfg.solver, cfg.teacher, *((cfg.judge,) if cfg.asks_judge else ()))
+    scripted = all(section.model.startswith("scripted-") for section in asked)
     return scripted and cfg.tasks.source.startswith("reasoning_gym:")
 
 

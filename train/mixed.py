@@ -1,10 +1,11 @@
 """Several recipes of GRPO in one training (`grpo.recipe=agentv:2,rrm:1,…`): one policy learns several roles.
 
 A group is of one recipe: its prompts, graph and rewards are that recipe's own. Groups take turns by their shares; all
-have as many rows (2G where Reagent-U takes part). Advantages are those that each recipe would have
-alone: TRL centres every group and divides by nothing, so rewards are divided here, by the deviation of their group or,
-for recipes whose rewards must keep their sizes (`Recipe.scale`), by that of all the recipe's rows in the update (of
-this process, where there are several).
+have as many rows (2G where Reagent-U takes part), and a fresh group in the place of a dead one may be of any recipe.
+
+Advantages are those that each recipe would have alone: TRL centres every group and divides by nothing, so rewards are
+divided here, by the deviation of their group or, for recipes whose rewards must keep their sizes (`Recipe.scale`), by
+that of all the recipe's rows in the update (of this process, where there are several).
 """
 
 import asyncio

@@ -65,18 +65,18 @@ def tokenize(
 def in_pairs(examples: Sequence[TrainingExample], seed: int) -> list[TrainingExample]:
     """Return the examples in a seeded order in which two stand together that a small student would mix up.
 
-    Of verifiers it is both roles' reviews of one problem, of one label: a batch that holds both shows what makes them
-    differ, the role. Of every other role it is two examples, of two labels as long as there are any.
+    Of both verifiers it is the roles' reviews of one problem, of one label: a batch that holds both shows what makes
+    them differ, the role. Of every other role it is two examples, of two labels as long as there are any.
     """
     verifiers: dict[tuple[str, bool], dict[str, list[TrainingExample]]] = {}
     others: dict[str, dict[bool, list[TrainingExample]]] = {}
+    both = {example.role for example in examples} >= set(ROLES)
     for example in examples:
-        if example.role in ROLES:
+        if both and example.role in ROLES:
             verifiers.setdefault((example.task_id, example.label), {}).setdefault(example.role, []).append(example)
         else:
             others.setdefault(example.role, {True: [], False: []})[example.label].append(example)
-    seen = sorted({example.role for example in examples if example.role in ROLES})
-    teams = [team for roles in verifiers.values() for team in zip_longest(*(roles.get(role, ()) for role in seen))]
+    teams = [team for roles in verifiers.values() for team in zip_longest(*(roles.get(r, ()) for r in sorted(ROLES)))]
     for labels in others.values():
         mixed = [example for two in zip_longest(*labels.values()) for example in two if example is not None]
         teams += zip_longest(mixed[::2], mixed[1::2])

@@ -105,6 +105,7 @@ class Opened:
         """Return the run as a new process finds it."""
         sets = [
             f"mixture.weights={weights}",
+            "grpo.steps=0",
             "eval.bootstrap=20",
             *(f"{k.replace('__', '.')}={v}" for k, v in more.items()),
         ]
