@@ -185,7 +185,7 @@ def _generate(n: int, seed: int, families: dict[str, float], difficulty: float, 
 def _family(family: str, n: int, seed: int, difficulty: float, known: set[str]) -> dict[str, Task]:
     import reasoning_gym
 
-    settings = FAMILIES.get(family, dict)(difficulty) if family in FAMILIES else {}
+    settings = FAMILIES[family](difficulty) if family in FAMILIES else {}
     try:
         problems = reasoning_gym.create_dataset(family, size=max(1, n * MAX_DRAWS), seed=seed, **settings)
     except ValueError as error:
@@ -227,7 +227,7 @@ def _equations(difficulty: float) -> dict[str, Any]:
     }
 
 
-FAMILIES = {
+FAMILIES: dict[str, Callable[[float], dict[str, Any]]] = {
     "chain_sum": _sums,
     "simple_equations": _equations,
 }  # the others have one difficulty
