@@ -7,7 +7,7 @@ ground_truth, samples[], evaluations[{correct}]`).
 
 import json
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
