@@ -24,8 +24,12 @@ check: setup
 unit: setup
 	$(BIN)/python -m pytest -n 2 tests/unit --durations=15
 
+# Tests of the sandbox look at the whole machine's processes and groups: they run alone.
+ALONE := $(wildcard tests/integration/test_sandbox*.py) tests/integration/test_escape.py
+
 integration: setup-serve
-	$(BIN)/python -m pytest tests/integration --durations=15
+	$(BIN)/python -m pytest $(ALONE) --durations=5
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile tests/integration $(ALONE:%=--ignore=%) --durations=15
 
 setup: $(VENV)/.ready
 
