@@ -12,10 +12,10 @@ from tools.base import Tool
 
 REFINER: Role = "refiner"  # revises solutions
 JUDGE: Role = "judge"  # scores and criticises trajectories; its parser is in agents/judgements.py
-WRITER: Role = "solver"  # writes solutions
+SOLVER: Role = "solver"  # writes solutions
 AGENT: Role = "agent"  # answers questions with tools; its turns are all of one stage
 ACT = "act"
-SOLVER: dict[Kind, str] = {
+SOLVER_PROMPTS: dict[Kind, str] = {
     "math": "solver/system.txt",
     "qa": "solver/qa.txt",
     "short": "solver/qa.txt",
@@ -25,12 +25,12 @@ SOLVER: dict[Kind, str] = {
 
 def render_solver(problem: str, kind: Kind = "math") -> list[Message]:
     """Write the messages that ask a solver for one solution; the user message is the problem and nothing else."""
-    return [Message(role="system", content=template(SOLVER[kind])), Message(role="user", content=problem)]
+    return [Message(role="system", content=template(SOLVER_PROMPTS[kind])), Message(role="user", content=problem)]
 
 
 def solver_version(kind: Kind) -> str:
     """Return the hash of what a solver is told for a kind of task."""
-    return content_id(template(SOLVER[kind]))
+    return content_id(template(SOLVER_PROMPTS[kind]))
 
 
 def render_refiner(style: str, problem: str, solution: str, critique: str | None) -> list[Message]:

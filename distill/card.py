@@ -7,7 +7,7 @@ import yaml
 
 from distill.sections import RunConfig
 from distill.select import Funnel
-from train.inputs import ON_PROBLEMS
+from train.settings import ON_PROBLEMS
 
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 TEXTS = {

@@ -151,7 +151,7 @@ def grpo_rows(run: "Run") -> list[dict[str, Any]]:
     from distill.judgements import opening
     from distill.prompts import BY_RECIPE
     from graphs.judge_state import transcript_for
-    from train.inputs import ON_PROBLEMS
+    from train.settings import ON_PROBLEMS
 
     cfg, mixed = run.cfg, len(run.cfg.grpo.recipes) > 1
     reviewed = {row.trajectory.key: row.trajectory for row in run.teacher_rows}
@@ -160,12 +160,12 @@ def grpo_rows(run: "Run") -> list[dict[str, Any]]:
     for name in cfg.grpo.recipes:
         for prompt in BY_RECIPE[name](run):
             if name in ON_PROBLEMS:
-                row = _problem_row(prompt)
+                row = _problem_to_answer(prompt)
             elif name == "rrm":
                 shown = transcript_for(cfg.student.max_length)
-                row = solution_row(prompt, opening(prompt, cfg.teacher.style, shown))
+                row = solution_to_review(prompt, opening(prompt, cfg.teacher.style, shown))
             else:
-                row = solution_row(prompt, _opening_of(reviewed[prompt.key]))
+                row = solution_to_review(prompt, _opening_of(reviewed[prompt.key]))
             rows.append(row | {"source": sources[row["task_id"]]} | ({"recipe": name} if mixed else {}))
     columns = dict.fromkeys(column for row in rows for column in row)
     return [columns | row for row in rows]
@@ -177,7 +177,7 @@ def _opening_of(review: "Trajectory") -> "Sequence[Message]":
     return review.turns[0].prompt
 
 
-def solution_row(prompt: "Prompt", messages: "Sequence[Message]") -> dict[str, Any]:
+def solution_to_review(prompt: "Prompt", messages: "Sequence[Message]") -> dict[str, Any]:
     """Return a solution to review or to judge, with the messages that open the rollout."""
     from agents.protocol import wire_messages
     from agents.types import task_id
@@ -193,7 +193,7 @@ def solution_row(prompt: "Prompt", messages: "Sequence[Message]") -> dict[str, A
     }
 
 
-def _problem_row(problem: "Problem") -> dict[str, Any]:
+def _problem_to_answer(problem: "Problem") -> dict[str, Any]:
     """Return a problem to answer."""
     from agents.plain_roles import render_solver
     from agents.protocol import wire_messages

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any, NamedTuple
 
-from agents.plain_roles import AGENT, JUDGE, REFINER, WRITER, render_solver, solver_version
+from agents.plain_roles import AGENT, JUDGE, REFINER, SOLVER, render_solver, solver_version
 from agents.store import Row
 from agents.types import ROLES, Candidate, Role, StopReason, Task, Trajectory, Turn
 from distill.judgements import select_judgements
@@ -26,7 +26,7 @@ VERIFIERS = "verifiers"
 LEARNED: tuple[tuple[str, tuple[Role, ...]], ...] = (  # whose rows are filtered together, and under which name
     (VERIFIERS, ROLES),
     (JUDGE, (JUDGE,)),
-    (WRITER, (WRITER,)),
+    (SOLVER, (SOLVER,)),
     (REFINER, (REFINER,)),
     (AGENT, (AGENT,)),
 )
@@ -48,7 +48,7 @@ def solution_row(task: Task, candidate: Candidate) -> Row:
     """Return a candidate as what its solver said when it was asked."""
     said = Turn(stage="solve", prompt=tuple(render_solver(task.question, task.kind)), content=candidate.text)
     trajectory = Trajectory(
-        role=WRITER,
+        role=SOLVER,
         task_id=task.id,
         candidate_id=candidate.id,
         sample_index=candidate.index,
@@ -135,7 +135,7 @@ def select_mixture(
     stages: list[Stage] = []
     for name, roles in LEARNED:
         wanted: list[Role] = [role for role in roles if role in mixture.roles]
-        own = [r for r in (solutions if name == WRITER else held) if r.trajectory.role in wanted]
+        own = [r for r in (solutions if name == SOLVER else held) if r.trajectory.role in wanted]
         found = _kept(name, own, by) if wanted else Selected([], Funnel(stages=()))
         stages += [stage.model_copy(update={"name": f"{name}/{stage.name}"}) for stage in found.funnel.stages]
         for role in wanted:

@@ -7,7 +7,7 @@ that are printed with them: lengths of replies, the share that is accepted, and 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from agents.plain_roles import AGENT, JUDGE, REFINER, WRITER
+from agents.plain_roles import AGENT, JUDGE, REFINER, SOLVER
 from agents.types import EVERY_ROLE, ROLES, Role
 from distill.missing import what_is_missing
 from distill.sections import NEEDED, RunConfig
@@ -36,7 +36,7 @@ class Assumptions:
     def reply(self, role: Role) -> int:
         """Return the tokens that a role writes."""
         of_one: dict[Role, int] = {JUDGE: self.judgement, AGENT: self.agent}
-        return self.candidate if role in (WRITER, REFINER) else of_one.get(role, self.review)
+        return self.candidate if role in (SOLVER, REFINER) else of_one.get(role, self.review)
 
 
 # Ours: an H100's dense bf16 peak; shares as commonly reached. The paper: 8,349 tokens a candidate, both directions.
@@ -76,7 +76,7 @@ def expected_tokens(cfg: RunConfig, by: Assumptions) -> Tokens:
     reviewed = t.n_harvest * bool(set(ROLES) & set(cfg.mixture.roles)) + t.n_grpo * ("agentv" in recipes)
     reviews = reviewed * k * len(ROLES) * cfg.teacher.samples
     judged = max(learned[JUDGE], learned[REFINER])  # a revision is on a judgement, whoever learns that
-    asked = sum(n for name, n in rows.items() if NEEDED[name] == WRITER) * made  # each answer is judged
+    asked = sum(n for name, n in rows.items() if NEEDED[name] == SOLVER) * made  # each answer is judged
     of_student, of_judge = evaluated(cfg)
     return Tokens(
         solver=(sampled * k + t.n_eval * cfg.eval.k) * by.candidate,
@@ -92,7 +92,7 @@ def expected_tokens(cfg: RunConfig, by: Assumptions) -> Tokens:
 def harvested(cfg: RunConfig) -> dict[Role, int]:
     """Return how many trajectories of each role are made to learn from: those of the mixture, before selection."""
     n, k, samples = cfg.tasks.n_harvest, cfg.solver.k, cfg.teacher.samples
-    of_one: dict[Role, int] = {JUDGE: k, WRITER: k, REFINER: k, AGENT: samples}  # the others are verifiers
+    of_one: dict[Role, int] = {JUDGE: k, SOLVER: k, REFINER: k, AGENT: samples}  # the others are verifiers
     return {role: n * of_one.get(role, k * samples) * (role in cfg.mixture.roles) for role in EVERY_ROLE}
 
 
@@ -122,8 +122,8 @@ def evaluated(cfg: RunConfig) -> tuple[dict[Role, int], int]:
     n, k, roles, stages = cfg.tasks.n_eval, cfg.eval.k, cfg.mixture.roles, 2 + (cfg.grpo.steps > 0)
     reviewed = (*ROLES, *roles) if set(ROLES) & set(roles) else roles  # both directions, also where one is learned
     made: dict[Role, int] = {role: n * k * stages for role in (*ROLES, JUDGE) if role in reviewed}
-    made |= {role: n * stages for role in (WRITER, AGENT) if role in roles}
-    if not {WRITER, REFINER} <= set(roles):
+    made |= {role: n * stages for role in (SOLVER, AGENT) if role in roles}
+    if not {SOLVER, REFINER} <= set(roles):
         return made, 0
     made[REFINER] = critiques = n * stages
     if JUDGE not in roles:

@@ -69,16 +69,10 @@ def agent_context(cfg: RunConfig, name: str) -> ReactContext:
     )
 
 
-def asks_outside_judge(cfg: RunConfig) -> bool:
-    """Whether `cfg.judge` criticises the first answers: they are refined, and the student is not to do it itself."""
-    own = "judge" in cfg.mixture.roles and cfg.mixture.critic == "student"
-    return {"solver", "refiner"} <= set(cfg.mixture.roles) and not own
-
-
 @asynccontextmanager
 async def _opened_critic(cfg: RunConfig) -> AsyncIterator[Critic | None]:
     """Open the critic of first answers; None: it is the student itself."""
-    if not asks_outside_judge(cfg):
+    if not cfg.mixture.needs_critic:
         yield None
         return
     from train.rollout import open_judge  # torch is heavy

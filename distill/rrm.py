@@ -168,12 +168,12 @@ def parts(problems: "Sequence[Problem]", sft_share: float, seed: int) -> "tuple[
 
 def grpo_rows(problems: "Sequence[Problem]", context: "JudgeContext") -> list[dict[str, Any]]:
     """Return the prompts of GRPO; the label is in no message."""
-    from distill.export import solution_row
+    from distill.export import solution_to_review
     from distill.judgements import judge_prompts, opening
 
     sources = {problem.task.id: problem.task.source for problem in problems}
     prompts = judge_prompts((p.task, candidate) for p in problems for candidate in p.candidates)
-    rows = [solution_row(prompt, opening(prompt, context.style, context.max_transcript)) for prompt in prompts]
+    rows = [solution_to_review(prompt, opening(prompt, context.style, context.max_transcript)) for prompt in prompts]
     return [row | {"source": sources[row["task_id"]]} for row in rows]
 
 

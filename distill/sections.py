@@ -140,6 +140,12 @@ class MixtureConfig(Section):
         """The roles that are learned."""
         return tuple(role for role in EVERY_ROLE if self.weights.get(role, 0.0) > 0)
 
+    @property
+    def needs_critic(self) -> bool:
+        """Whether the judge criticises answers of the evaluation: they are refined, and not on the student's own."""
+        own = "judge" in self.roles and self.critic == "student"
+        return {"solver", "refiner"} <= set(self.roles) and not own
+
 
 class SelectConfig(Section):
     """Which trajectories become training examples."""

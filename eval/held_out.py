@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from agents.outages import ERRORS, Circuit
+from agents.outages import Circuit, failure
 from agents.types import ROLES, Candidate, ErrorInfo, Role, StopReason, Task, Trajectory, Verdict
 from eval.answers import extract_answer
 from eval.best_of_n import Scored
@@ -17,7 +17,6 @@ from eval.costs import cost_of
 from eval.results import VerdictRow
 from graphs.bidirectional import after_forward, build_bidirectional, first_asked, joint_verdict
 from graphs.state import BidirectionalContext
-from tools.errors import ModelError
 
 Reviews = dict[str, dict[str, Trajectory]]  # candidate id → side (see `side_of`) → trajectory
 Record = Callable[[Trajectory], object]
@@ -132,11 +131,7 @@ class Reviewer:
             ModelError, SandboxError, ToolError: one did: an outage is not a verdict.
         """
         if self._last is not None:
-            kind = ERRORS.get(self._last.kind, ModelError)
-            raise kind(
-                f"{self.failed} reviews failed; the others are kept: run the same command again. "
-                f"The last: {self._last.message}"
-            )
+            raise failure(self.failed, "reviews", self._last)
 
 
 async def review_all(

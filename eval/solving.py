@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from agents.outages import ERRORS, Circuit, raise_first
+from agents.outages import Circuit, failure, raise_first
 from agents.plain_roles import solver_version
 from agents.types import ErrorInfo, Task, content_id
 from eval.benchmarks import Chosen
@@ -22,7 +22,7 @@ from eval.solve_journal import Graded, Journal, Place, Sample
 from eval.verifier import opened_chat, reach, weights_of
 from graphs.state import TeacherContext
 from graphs.teacher import ask_solver
-from tools.errors import ModelError, RolloutError
+from tools.errors import RolloutError
 from tools.progress import Progress
 
 if TYPE_CHECKING:
@@ -119,12 +119,7 @@ class Work:
     def failure(self) -> RolloutError | None:
         """Return what to tell where something failed."""
         last = self.circuit.last
-        if not self.failed or last is None:
-            return None
-        kind = ERRORS.get(last.kind, ModelError)
-        return kind(
-            f"{self.failed} solutions failed; the others are kept: run the same command again. The last: {last.message}"
-        )
+        return failure(self.failed, "solutions", last) if self.failed and last is not None else None
 
     @asynccontextmanager
     async def _ready(self, unsampled: bool, programs: bool) -> "AsyncIterator[None]":

@@ -10,12 +10,10 @@ from train.launch import read_rows
 from train.mixed import MixedPrompt
 from train.pools import Problem
 from train.reviews import Prompt
+from train.settings import ON_PROBLEMS
 
 SOLUTIONS = ("key", "problem", "solution", "role", "label")
 PROBLEMS = ("question", "answer", "aliases", "task_type")
-
-
-ON_PROBLEMS = ("reagent_r", "reagent_u")
 
 
 def read_solutions(args: Namespace) -> list[Prompt]:

@@ -11,6 +11,7 @@ from tools.settings import OPERATIONAL, Rate, Section
 
 RecipeName = Literal["agentv", "rrm", "reagent_r", "reagent_u"]
 RECIPE_NAMES: tuple[RecipeName, ...] = get_args(RecipeName)
+ON_PROBLEMS: tuple[RecipeName, ...] = ("reagent_r", "reagent_u")  # they are given problems; the others solutions
 
 
 def recipe_shares(text: str) -> dict[RecipeName, float]:
@@ -29,7 +30,7 @@ def recipe_shares(text: str) -> dict[RecipeName, float]:
                 f"should be {', '.join(RECIPE_NAMES)}, or several with shares such as agentv:2,reagent_u:1"
             )
         shares[name] = number
-    if {"reagent_r", "reagent_u"} <= set(shares):
+    if set(ON_PROBLEMS) <= set(shares):
         raise ValueError("should name reagent_r or reagent_u, not both: they have the same prompts")
     return shares
 
@@ -202,7 +203,7 @@ class GrpoConfig(Section):
     @property
     def judged(self) -> bool:
         """Whether a judge is asked for rewards while the policy trains."""
-        return self.steps > 0 and bool({"reagent_r", "reagent_u"} & set(self.recipes))
+        return self.steps > 0 and bool(set(ON_PROBLEMS) & set(self.recipes))
 
     @property
     def refines(self) -> bool:

@@ -13,7 +13,7 @@ from agents.types import Candidate, Task
 from distill import evaluation, role_evaluation
 from distill.config import load_config
 from distill.pipeline import Run
-from distill.role_evaluation import RoleEvaluation, asks_outside_judge
+from distill.role_evaluation import RoleEvaluation
 from distill.run import measured
 from eval.best_of_n import Scored
 from eval.results import Results
@@ -225,7 +225,7 @@ def test_a_solver_alone_is_not_refined(opened: Opened):
 
 def test_when_the_outside_judge_is_asked(opened: Opened):
     mixtures = (EVERY, "{solver: 1}", "{solver: 1, refiner: 1}", "{refiner: 1}")
-    asked = [asks_outside_judge(opened.run(weights, name=f"c{i}").cfg) for i, weights in enumerate(mixtures)]
+    asked = [opened.run(weights, name=f"c{i}").cfg.mixture.needs_critic for i, weights in enumerate(mixtures)]
     assert asked == [False, False, True, False]
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agents import templates
-from agents.plain_roles import SOLVER, render_solver, solver_version
+from agents.plain_roles import SOLVER_PROMPTS, render_solver, solver_version
 from agents.roles import SPECS, Mode, prompt_version, render, spec_of
 from agents.templates import tool_schemas
 from agents.types import ROLES, Message
@@ -78,9 +78,9 @@ def test_a_solver_is_shown_the_problem_and_nothing_else() -> None:
 
 
 def test_a_solver_is_told_what_its_kind_of_task_asks_for() -> None:
-    told = {kind: render_solver("p", kind)[0].content for kind in SOLVER}
+    told = {kind: render_solver("p", kind)[0].content for kind in SOLVER_PROMPTS}
     assert "Answer:" in told["math"] and "Answer:" in told["qa"] and "```python" in told["program"]
-    assert len(set(told.values())) == len({solver_version(kind) for kind in SOLVER}) == 3
+    assert len(set(told.values())) == len({solver_version(kind) for kind in SOLVER_PROMPTS}) == 3
 
 
 def test_the_version_follows_role_style_and_text(monkeypatch: pytest.MonkeyPatch) -> None:
