@@ -171,16 +171,25 @@ class Run:
 
     async def _sample(self, part: str, k: int, **kinds: Any) -> None:
         """Sample and label the candidates that problems lack; those held out are verified by measured models alone."""
-        context = teacher_context(self.cfg, **kinds).model_copy(update={"k": k})
+        runtime = engine.Runtime(context=teacher_context(self.cfg, **kinds).model_copy(update={"k": k}))
+        slots = asyncio.Semaphore(max(1, self.cfg.teacher.concurrency // k))
         self.store.add_tasks(self.parts[part])
-        for task in self.parts[part]:
-            if self.store.candidates(task.id) is None:
-                drawn = await engine.sample({"task": task, "rollouts": []}, engine.Runtime(context=context))
-                if drawn["errors"]:
-                    told = f"{part} problem: the solver failed ({drawn['errors'][0].message})"
-                    raise ModelError(f"{told.replace('eval', 'held-out')}; run again to resume")
-                labelled = await asyncio.to_thread(engine.labelled, task, drawn["candidates"], label_task)
-                self.store.add_candidates(task.id, labelled)
+
+        async def one(task: Task) -> None:
+            async with slots:
+                drawn = await engine.sample({"task": task, "rollouts": []}, runtime)
+            if drawn["errors"]:
+                whose = {"eval": "held-out"}.get(part, part)
+                raise ModelError(
+                    f"{whose} problem: the solver failed ({drawn['errors'][0].message}); run again to resume"
+                )
+            labelled = await asyncio.to_thread(engine.labelled, task, drawn["candidates"], label_task)
+            self.store.add_candidates(task.id, labelled)
+
+        async with asyncio.TaskGroup() as group:
+            for task in self.parts[part]:
+                if self.store.candidates(task.id) is None:
+                    group.create_task(one(task))
 
     @cached_property
     def teacher_rows(self) -> list[Row]:

@@ -126,7 +126,7 @@ def evaluated(cfg: RunConfig) -> tuple[dict[Role, int], int]:
     if not {SOLVER, REFINER} <= set(roles):
         return made, 0
     made[REFINER] = critiques = n * stages
-    if JUDGE not in roles:
+    if cfg.mixture.needs_critic:
         return made, critiques
     made[JUDGE] += critiques
     return made, 0

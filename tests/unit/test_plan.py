@@ -128,6 +128,9 @@ def test_tokens_of_a_mixture_by_hand():
     assert need.evaluation == 3 * (20 * 2 * 100 + (20 + 5) * 1000 + 5 * 10 + 5 * 10 + 5 * 7)
 
 
+CRITICS = ("student", "judge")
+
+
 def test_tokens_without_verifiers_by_hand():
     """Nothing is reviewed; GRPO's problems need no solutions. The judge criticises for the harvest, 2 steps, 3 stages.
 
@@ -152,6 +155,14 @@ def test_tokens_without_verifiers_by_hand():
     assert need.evaluation == 3 * (5 * 10 + 5 * 10)
     by_all = cfg.model_copy(update={"select": load_config().select})
     assert sum(sft_examples(by_all, LENGTHS).values()) == 13
+
+
+def test_the_judge_criticises_the_evaluation_where_it_is_to():
+    """5 problems, 3 stages: 15 critiques, by the student that learned to judge, or by the judge."""
+    roles = "mixture.weights={solver: 1, refiner: 1, judge: 1}"
+    sets = ["tasks={n_harvest: 6, n_eval: 5}", roles, "eval.k=4", "grpo={recipe: rrm, steps: 1}"]
+    own, judges = (expected_tokens(load_config(None, [*sets, f"mixture.critic={who}"]), LENGTHS) for who in CRITICS)
+    assert judges.judge - own.judge == own.evaluation - judges.evaluation == 15 * 1000
 
 
 def test_the_plan_of_a_mixture_prints_what_it_rests_on():

@@ -3,14 +3,20 @@
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic import Field
 
+from agents.outages import raise_first
 from agents.store import Store
+from agents.types import Task
 from distill import pipeline
 from distill.config import load_config
 from distill.inputs import load_parts
 from distill.pipeline import Run
+from tests.unit.fakes import FakeChat
+from tools.errors import ModelError
 
 
 def stages_of(folder: Path) -> dict[str, dict]:
@@ -47,6 +53,54 @@ def test_sittings_add_up_and_a_failed_one_counts(tmp_path: Path):
             entry["report"] = {"loss": 1.0}
         assert again.done("sft") and again.stages["sft"]["wall_s"] > first
         assert stages_of(again.dir)["sft"]["report"] == {"loss": 1.0}
+
+
+class Counting(FakeChat):
+    """Solves; notes how many solutions are being written at once. Fails on the question `down`."""
+
+    model_id: str = "counting"
+    at_work: list[int] = Field(default_factory=list)
+
+    async def _agenerate(self, messages: list[Any], *args: Any, **kwargs: Any) -> Any:
+        self.at_work.append(len(self.sent) - len(self.replies["done"]))
+        try:
+            return await super()._agenerate(messages, *args, **kwargs)
+        finally:
+            self.replies["done"].append("")
+
+    def reply_to(self, stage: str, session: str, asked: int) -> str | Exception:
+        """Answer 1, or be down for the evaluation of others."""
+        down = any("down" in str(m.content) for m in self.sent[-1][0])
+        return ModelError("no eval server") if down else "A: 1"
+
+
+async def sampled(tmp_path: Path, part: str, questions: list[str]) -> tuple[Counting, int]:
+    """Sample a part's problems, two solutions each and at most two problems at once; return what was made."""
+    solver = Counting(replies={"done": []}, delay=0.01, at_work=[])
+    tasks = [Task(question=q, answer="1") for q in questions]
+    kinds = {"solver": solver, "teacher": solver, "tools": {}, "label": None}
+    with Store(tmp_path / "store.sqlite") as store:
+        cfg = load_config(None, ["name=r", f"out={tmp_path}", "teacher.concurrency=4"])
+        cfg.run_dir.mkdir(exist_ok=True)
+        run = Run(cfg, {part: tasks}, store)
+        await run._sample(part, 2, **kinds)
+        asked = len(solver.sent)
+        await run._sample(part, 2, **kinds)  # nothing is left
+        assert len(solver.sent) == asked
+        return solver, sum(len(store.candidates(t.id) or []) for t in tasks)
+
+
+async def test_problems_are_sampled_side_by_side(tmp_path: Path):
+    solver, made = await sampled(tmp_path, "harvest", ["p", "q", "r", "s", "t"])
+    assert (made, len(solver.sent), max(solver.at_work)) == (10, 10, 3)  # beside the one that begins
+
+
+@pytest.mark.parametrize(("part", "told"), [("eval", "held-out problem"), ("grpo", "grpo problem")])
+async def test_a_solver_that_fails_is_told_in_its_own_words(tmp_path: Path, part: str, told: str):
+    with pytest.raises(ExceptionGroup) as group:
+        await sampled(tmp_path, part, ["p", "down"])
+    with pytest.raises(ModelError, match=rf"{told}: the solver failed \(no eval server\); run again to resume"):
+        raise_first(group.value)
 
 
 def test_the_harvest_has_more_of_what_is_hard_and_shares_no_problem():
