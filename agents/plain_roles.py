@@ -5,6 +5,7 @@ and grader, who have one style, a folder of their own.
 """
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from agents.templates import fill, template, tool_schemas
 from agents.types import Kind, Message, Role, content_id
@@ -15,6 +16,7 @@ JUDGE: Role = "judge"  # scores and criticises trajectories; its parser is in ag
 SOLVER: Role = "solver"  # writes solutions
 AGENT: Role = "agent"  # answers questions with tools; its turns are all of one stage
 ACT = "act"
+NO_REVIEW = "(none)"
 SOLVER_PROMPTS: dict[Kind, str] = {
     "math": "solver/system.txt",
     "qa": "solver/qa.txt",
@@ -91,19 +93,29 @@ def _judge_names(style: str) -> tuple[str, str, str]:
     return system, judge, repair
 
 
-def render_agent(style: str, problem: str, tools: str) -> list[Message]:
+class Earlier(NamedTuple):
+    """An agent's attempt before this one: what it did (`agents/transcript.py`), and what a critic says of it."""
+
+    attempt: str
+    review: str
+
+
+def render_agent(style: str, problem: str, tools: str, earlier: Earlier | None = None) -> list[Message]:
     """Write the messages that ask an agent for an answer.
 
     Args:
         style: "compact" or "full".
         problem: The question, and nothing else of its task.
         tools: What the system prompt says of the tools, by `agent_tools`.
+        earlier: What it is to mend; None: it answers for the first time.
     """
     values = {"problem": problem, "tools": tools}
-    system, user = _agent_names(style)
+    system, first, again = _agent_names(style)
+    if earlier is not None:
+        values |= {"attempt": earlier.attempt, "review": earlier.review or NO_REVIEW}
     return [
         Message(role="system", content=fill(template(system), values)),
-        Message(role="user", content=fill(template(user), values)),
+        Message(role="user", content=fill(template(first if earlier is None else again), values)),
     ]
 
 
@@ -117,8 +129,9 @@ def agent_version(style: str, tools: str = "") -> str:
     return content_id(*(template(name) for name in _agent_names(style)), tools)
 
 
-def _agent_names(style: str) -> tuple[str, str]:
-    return f"{style}/{AGENT}.system.txt", f"{style}/{AGENT}.{ACT}.txt"
+def _agent_names(style: str) -> tuple[str, str, str]:
+    system, first, again = (f"{style}/{AGENT}.{name}.txt" for name in ("system", ACT, "again"))
+    return system, first, again
 
 
 def _signature(tool: Tool) -> str:

@@ -45,11 +45,15 @@ class StopReason(StrEnum):
 
 
 class Candidate(Frozen):
-    """A proposed solution. `correct` is the label (ground truth, never shown), `answer` the final one as extracted."""
+    """A proposed solution. `correct` is the label (ground truth, never shown), `answer` the final one as extracted.
+
+    `turns` are what an agent did to come to it; its `text` is their transcript then.
+    """
 
     task_id: str
     index: int = Field(ge=0)
     text: str
+    turns: "tuple[Turn, ...]" = ()
     answer: str | None = None
     correct: bool | None = None
     model: str = ""
@@ -224,16 +228,16 @@ Outcome = Literal["open", "accepted", "rejected", "no_verdict", "unrevised"]
 class Round(Frozen):
     """One solution of a refinement, and what came of it; round 0 is the first solution.
 
-    `made` is the model call that wrote the solution (None: it was given). `outcome`: "open" (not reviewed yet),
-    "accepted" (left alone), "rejected" (to be revised), "no_verdict" (the critic came to none: nothing to go by),
-    "unrevised" (the refiner's reply was empty, cut, or the solution before it again, which stands). `critique` is what
-    the refiner is shown, `reviews` what it was made from. `error` is the failure that ended the refinement here; an
-    outage is never an outcome.
+    `made` are the model calls that wrote the solution: one of a solver or refiner, an agent's turns, none where it was
+    given. `outcome`: "open" (not reviewed yet), "accepted" (left alone), "rejected" (to be revised), "no_verdict" (the
+    critic came to none: nothing to go by), "unrevised" (there is no new solution, it was cut, or is the one before
+    again, which stands). `critique` is what the refiner is shown, `reviews` what it was made from. `error` is the
+    failure that ended the refinement here; an outage is never an outcome.
     """
 
     index: int = Field(ge=0)
     solution: str
-    made: Turn | None = None
+    made: tuple[Turn, ...] = ()
     outcome: Outcome = "open"
     critique: str = ""
     reviews: tuple[Trajectory, ...] = ()

@@ -94,14 +94,14 @@ def judge_prompts(found: Iterable[tuple[Task, Candidate]]) -> list[Prompt]:
     prompts: dict[tuple[str, str], Prompt] = {}
     for task, candidate in found:
         if candidate.correct is not None:
-            prompt = Prompt(
-                content_id("judge", candidate.id), task.question, candidate.text, "judge", candidate.correct
-            )
+            key = content_id("judge", candidate.id)
+            prompt = Prompt(key, task.question, candidate.text, "judge", candidate.correct, candidate.turns)
             prompts.setdefault((task.id, candidate.text.strip()), prompt)
     return list(prompts.values())
 
 
 def opening(prompt: Prompt, style: str, max_transcript: int) -> list[Message]:
     """Return the messages that open a judge's rollout; `max_transcript`: characters of a solution that are shown."""
-    shown = transcript([Turn(stage="solve", prompt=(), content=prompt.solution)], max_transcript)
+    turns = prompt.turns or (Turn(stage="solve", prompt=(), content=prompt.solution),)
+    shown = transcript(turns, max_transcript)
     return render_judge(style, prompt.problem, shown)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from agents.plain_roles import AGENT, JUDGE, REFINER, SOLVER, render_solver, solver_version
 from agents.store import Row
-from agents.types import ROLES, Candidate, Role, StopReason, Task, Trajectory, Turn
+from agents.types import ROLES, Candidate, Role, StopReason, Task, Trajectory, Turn, content_id
 from distill.judgements import select_judgements
 from distill.sections import MixtureConfig, SelectConfig
 from distill.select import Filter, Funnel, Selected, Selection, Stage, filters_with, select, shuffled, stage_of
@@ -44,8 +44,21 @@ def is_verifiers_alone(mixture: MixtureConfig) -> bool:
     return mixture.roles == ROLES and len({mixture.weights[role] for role in ROLES}) == 1
 
 
-def solution_row(task: Task, candidate: Candidate) -> Row:
-    """Return a candidate as what its solver said when it was asked."""
+def answer_row(task: Task, candidate: Candidate) -> Row:
+    """Return a candidate as what its solver said when it was asked, or as what its agent did."""
+    if candidate.turns:
+        stop = StopReason.COMPLETED if candidate.answer is not None else StopReason.UNPARSED
+        acted = Trajectory(
+            role=AGENT,
+            task_id=task.id,
+            candidate_id=candidate.id,
+            sample_index=candidate.index,
+            model=candidate.model,
+            prompt_version=content_id(candidate.turns[0].prompt[0].content),
+            turns=candidate.turns,
+            stop_reason=stop,
+        )
+        return Row(task, candidate, acted)
     said = Turn(stage="solve", prompt=tuple(render_solver(task.question, task.kind)), content=candidate.text)
     trajectory = Trajectory(
         role=SOLVER,
@@ -111,13 +124,13 @@ def writer_filters(benchmarks: Mapping[str, Sequence[str]]) -> dict[str, Filter]
 
 
 def select_mixture(
-    rows: Iterable[Row], solutions: Iterable[Row], mixture: MixtureConfig, cfg: SelectConfig, apart: Apart, seed: int
+    rows: Iterable[Row], answers: Sequence[Row], mixture: MixtureConfig, cfg: SelectConfig, apart: Apart, seed: int
 ) -> Selected:
     """Send each role's rows through its filters, and take shares of what they leave.
 
     Args:
         rows: of the store.
-        solutions: of the solver (`solution_row`).
+        answers: of the solver or the agent (`answer_row`).
         mixture: roles and shares.
         cfg: limits and filters; `max_examples` is of all roles together.
         apart: what training must not have seen.
@@ -135,7 +148,7 @@ def select_mixture(
     stages: list[Stage] = []
     for name, roles in LEARNED:
         wanted: list[Role] = [role for role in roles if role in mixture.roles]
-        own = [r for r in (solutions if name == SOLVER else held) if r.trajectory.role in wanted]
+        own = [row for row in (*answers, *held) if row.trajectory.role in wanted]
         found = _kept(name, own, by) if wanted else Selected([], Funnel(stages=()))
         stages += [stage.model_copy(update={"name": f"{name}/{stage.name}"}) for stage in found.funnel.stages]
         for role in wanted:

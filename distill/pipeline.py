@@ -18,21 +18,21 @@ from typing import Any
 
 from agents.models import open_chat
 from agents.outages import raise_first
+from agents.plain_roles import AGENT
 from agents.scripted_solver import ScriptedSolver
 from agents.store import Row, Store
 from agents.types import ROLES, Task
 from distill.contexts import verifier_context
 from distill.harvest import HarvestReport, harvest, teacher_context
-from distill.mixture import Apart, is_verifiers_alone, select_mixture, solution_row
+from distill.mixture import Apart, answer_row, is_verifiers_alone, select_mixture
 from distill.prompts import prompts_of
-from distill.role_harvest import harvest_roles, open_teachers
+from distill.role_harvest import harvest_roles, open_teachers, sampling_agent
+from distill.sampling import by_agent, by_solver, label_task, sample_all
 from distill.sections import RunConfig
 from distill.select import Selected, select, to_examples
-from eval.checkers import grade
-from graphs import teacher as engine
 from tools import registry
 from tools.base import Tool
-from tools.errors import DataError, ModelError, NothingAcceptedError
+from tools.errors import DataError, NothingAcceptedError
 from tools.progress import Progress
 from tools.whole import write_whole
 
@@ -158,6 +158,9 @@ class Run:
             await self._sample("eval", cfg.eval.k, **kinds)
             needed = {"harvest": bool(set(ROLES) & set(roles)), "grpo": "agentv" in recipes}
             reviewed = [task for part, needs in needed.items() if needs for task in self.parts[part]]
+            if cfg.mixture.answerer == AGENT:
+                for part in (part for part, needs in needed.items() if needs):
+                    await self._sample(part, cfg.solver.k, **kinds)
             report = await harvest(reviewed, self.store, cfg, progress=progress, **kinds)
             if set(roles) - set(ROLES):
                 await self._sample("harvest", cfg.solver.k, **kinds)
@@ -170,26 +173,14 @@ class Run:
             return report
 
     async def _sample(self, part: str, k: int, **kinds: Any) -> None:
-        """Sample and label the candidates that problems lack; those held out are verified by measured models alone."""
-        runtime = engine.Runtime(context=teacher_context(self.cfg, **kinds).model_copy(update={"k": k}))
-        slots = asyncio.Semaphore(max(1, self.cfg.teacher.concurrency // k))
-        self.store.add_tasks(self.parts[part])
-
-        async def one(task: Task) -> None:
-            async with slots:
-                drawn = await engine.sample({"task": task, "rollouts": []}, runtime)
-            if drawn["errors"]:
-                whose = {"eval": "held-out"}.get(part, part)
-                raise ModelError(
-                    f"{whose} problem: the solver failed ({drawn['errors'][0].message}); run again to resume"
-                )
-            labelled = await asyncio.to_thread(engine.labelled, task, drawn["candidates"], label_task)
-            self.store.add_candidates(task.id, labelled)
-
-        async with asyncio.TaskGroup() as group:
-            for task in self.parts[part]:
-                if self.store.candidates(task.id) is None:
-                    group.create_task(one(task))
+        """Bring the candidates of a part into the store: its solver's, or the agent's."""
+        cfg = self.cfg
+        if cfg.mixture.answerer == AGENT:
+            draw = by_agent(sampling_agent(cfg, kinds["tools"]), k)
+        else:
+            draw = by_solver(teacher_context(cfg, **kinds).model_copy(update={"k": k}))
+        width = max(1, cfg.teacher.concurrency // k)
+        await sample_all(self.parts[part], self.store, draw, width, {"eval": "held-out"}.get(part, part))
 
     @cached_property
     def teacher_rows(self) -> list[Row]:
@@ -233,7 +224,7 @@ class Run:
             return select(own, cfg.select, seed=cfg.seed, held_out=held_out, benchmarks=self.benchmarks)
         return select_mixture(
             [row for row in self.store if row.task.id in ids],
-            [solution_row(t, c) for t in self.parts["harvest"] for c in self.store.candidates(t.id) or []],
+            [answer_row(t, c) for t in self.parts["harvest"] for c in self.store.candidates(t.id) or []],
             cfg.mixture,
             cfg.select,
             Apart(held_out, self.benchmarks),
@@ -306,11 +297,6 @@ def is_trained(out: Path) -> bool:
     from train.launch import REPORT
 
     return (out / REPORT).is_file()
-
-
-def label_task(task: Task, text: str) -> bool | None:
-    """Label a solution by its task's answer."""
-    return grade(task, text).correct
 
 
 def peak_memory_mb() -> float:

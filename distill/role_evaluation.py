@@ -43,6 +43,7 @@ def refine_context(cfg: RunConfig, name: str) -> RefineContext:
     """Return the settings of a first answer, its critique and its revision, every one by the model of that name."""
     return RefineContext(
         rounds=int("refiner" in cfg.mixture.roles),
+        agent=agent_context(cfg, name) if cfg.mixture.answerer == "agent" else None,
         critic="judge",
         judge_accepts=1.0,  # no score is above it: every first answer is refined
         judge_model=name,
@@ -75,7 +76,7 @@ async def _opened_critic(cfg: RunConfig) -> AsyncIterator[Critic | None]:
     if not cfg.mixture.needs_critic:
         yield None
         return
-    from train.rollout import open_judge  # torch is heavy
+    from train.reagent import open_judge  # torch is heavy
 
     async with open_judge(cfg.judge) as critic:
         yield critic
@@ -102,7 +103,7 @@ class RoleWork:
                 exception group), else at the end. What is done is kept.
         """
         roles = self.cfg.mixture.roles
-        kinds = {"solver": self._answer, "judge": self._judge, "agent": self._act}
+        kinds = {"agent": self._act, "judge": self._judge, self.cfg.mixture.answerer: self._answer}
         ended = [await work(chat, progress) for role, work in kinds.items() if role in roles]
         last = next((error for _, error in reversed(ended) if error is not None), None)
         if last is not None:
@@ -116,12 +117,21 @@ class RoleWork:
         journal = Courses(self.lines, task_of)
         left = [i for i in items if not is_done(journal.of(context.critic, i.name), context.rounds)]
         progress.expect(len(left))
-        async with _opened_critic(self.cfg) as critic:
-            live = {"solver": chat, "refiner": chat, "judge": chat, "critique": critic}
+        async with _opened_critic(self.cfg) as critic, self._opened_agent(context, chat) as agent:
+            live = {"solver": chat, "refiner": chat, "judge": chat, "critique": critic, "agent": agent}
             who = Refiners(context.model_copy(update=live), (context.critic,), self.width, self.max_outages)
             driver = Driver(who, journal, progress.advance)
             await driver.drive(left)
         return driver.failed, driver.last
+
+    @asynccontextmanager
+    async def _opened_agent(self, context: RefineContext, chat: BaseChatModel) -> AsyncIterator[ReactContext | None]:
+        """Open the tools of the agent that answers; None: the solver answers."""
+        if context.agent is None:
+            yield None
+            return
+        async with open_tools(self.cfg) as tools:
+            yield context.agent.model_copy(update={"chat": chat, "tools": tools})
 
     async def _judge(self, chat: BaseChatModel, progress: Progress) -> tuple[int, ErrorInfo | None]:
         """Judge every distinct candidate, as first answers are judged."""

@@ -13,11 +13,12 @@ from typing import NamedTuple
 
 from langchain_core.language_models.chat_models import BaseChatModel
 
+from agents.final_answer import format_final, gives_answer
 from agents.models import open_chat
 from agents.outages import Circuit, raise_first
-from agents.plain_roles import AGENT, JUDGE, REFINER, agent_tools, agent_version, refiner_version
+from agents.plain_roles import ACT, AGENT, JUDGE, REFINER, agent_tools, agent_version, refiner_version
 from agents.store import Store
-from agents.types import Candidate, ErrorInfo, Role, StopReason, Task, Trajectory, Turn, content_id
+from agents.types import Candidate, ErrorInfo, Role, Round, StopReason, Task, Trajectory, Turn, content_id
 from distill.harvest import distinct
 from distill.sections import RunConfig
 from graphs.judge import build_judge
@@ -80,7 +81,7 @@ async def harvest_roles(
         said = {row.trajectory.candidate_id: row.trajectory for row in store if row.trajectory.role == JUDGE}
         heard = [(t, c, said[c.id]) for t, own in found for c in own if c.id in said and said[c.id].verdict]
         failed += await work.run([work.revision(*given) for given in heard], progress)
-    if AGENT in roles:
+    if AGENT in roles and cfg.mixture.answerer != AGENT:  # else its trajectories are the candidates
         jobs = [work.answer(task, i) for task in tasks for i in range(cfg.teacher.samples)]
         failed += await work.run(jobs, progress)
     return failed
@@ -107,23 +108,20 @@ class RoleHarvest:
         self.refining = RefineContext(
             style=t.style,
             rounds=1,
+            max_transcript=transcript_for(length),
             refiner=who.refiner,
             refiner_temperature=t.temperature,
             refiner_max_tokens=cfg.solver.max_tokens,
             max_seconds=t.max_seconds,
         )
-        self.acting = ReactContext(
-            model=t.model,
-            chat=who.agent,
-            style=t.style,
-            temperature=t.temperature,
-            max_tokens=t.max_tokens,
-            max_turns=cfg.mixture.agent_turns,
-            max_tool_calls=t.max_tool_calls,
-            max_trajectory_tokens=t.max_trajectory_tokens,
-            max_seconds=t.max_seconds,
-            tools=dict(tools),
-        )
+        self.acting = acting(cfg, who.agent, tools)
+        if cfg.mixture.answerer == AGENT:
+            self.refining = self.refining.model_copy(update={"agent": self.acting})
+
+    @property
+    def shown_tools(self) -> str:
+        """What the agent is told of its tools."""
+        return agent_tools(self.acting.style, (self.acting.tools or {}).values())
 
     async def run(self, jobs: Sequence[Job], progress: Progress) -> int:
         """Make the trajectories that the store lacks; return how many failed."""
@@ -154,6 +152,8 @@ class RoleHarvest:
         """Judge a candidate."""
         planned = _planned(JUDGE, task, candidate.id, 0, self.judging.chat, self.judging.version)
         given = JudgeInput(problem=task.question, solution=candidate.text, trajectory_id=planned.key)
+        if candidate.turns:
+            given["turns"] = candidate.turns
 
         async def make() -> Trajectory:
             return (await build_judge().ainvoke(given, context=self.judging))["trajectory"]
@@ -162,9 +162,13 @@ class RoleHarvest:
 
     def revision(self, task: Task, candidate: Candidate, judged: Trajectory) -> Job:
         """Revise a candidate on its judgement."""
-        version = content_id(refiner_version(self.refining.style), judged.model, judged.prompt_version)
-        planned = _planned(REFINER, task, candidate.id, 0, self.refining.refiner, version)
-        given = RefineInput(problem=task.question, solution=candidate.text, trajectory_id=planned.key)
+        acts, style = self.refining.agent is not None, self.refining.style
+        own = agent_version(style, self.shown_tools) if acts else refiner_version(style)
+        version = content_id(own, judged.model, judged.prompt_version)
+        chat = self.acting.chat if acts else self.refining.refiner
+        planned = _planned(REFINER, task, candidate.id, 0, chat, version)
+        before = Round(index=0, solution=_solution(candidate), made=candidate.turns)
+        given = RefineInput(problem=task.question, rounds=[before], trajectory_id=planned.key)
 
         async def critique(attempt: Attempt, context: RefineContext) -> Critique:
             assert judged.verdict is not None
@@ -179,8 +183,7 @@ class RoleHarvest:
 
     def answer(self, task: Task, sample: int) -> Job:
         """Have the agent answer."""
-        shown = agent_tools(self.acting.style, (self.acting.tools or {}).values())
-        version = agent_version(self.acting.style, shown)
+        version = agent_version(self.acting.style, self.shown_tools)
         planned = _planned(AGENT, task, "", sample, self.acting.chat, version)
         given = ReactInput(problem=task.question, trajectory_id=f"{task.id}:{sample}")
 
@@ -188,6 +191,39 @@ class RoleHarvest:
             return (await build_react().ainvoke(given, context=self.acting))["trajectory"]
 
         return Job(planned, make)
+
+
+def acting(cfg: RunConfig, chat: BaseChatModel, tools: Mapping[str, Tool]) -> ReactContext:
+    """Return the settings of the teacher as the agent."""
+    t = cfg.teacher
+    return ReactContext(
+        model=t.model,
+        chat=chat,
+        style=t.style,
+        temperature=t.temperature,
+        max_tokens=t.max_tokens,
+        max_turns=cfg.mixture.agent_turns,
+        max_tool_calls=t.max_tool_calls,
+        max_trajectory_tokens=t.max_trajectory_tokens,
+        max_seconds=t.max_seconds,
+        tools=dict(tools),
+    )
+
+
+def sampling_agent(cfg: RunConfig, tools: Mapping[str, Tool]) -> ReactContext:
+    """Return the settings of the agent whose trajectories are the candidates: the solver's model, within its limits."""
+    s, scripted = cfg.solver, cfg.solver.model.startswith("scripted-")
+    name = f"scripted-{AGENT}" if scripted else s.model
+    chat = open_chat(name, s.base_url, error_rate=s.error_rate, seed=cfg.seed)
+    limits = {"model": name, "temperature": s.temperature, "max_tokens": s.max_tokens}
+    return acting(cfg, chat, tools).model_copy(update=limits)
+
+
+def _solution(candidate: Candidate) -> str:
+    """Return a solution as a round of the refinement holds it: of an agent's trajectory the final answer."""
+    if not candidate.turns:
+        return candidate.text
+    return format_final(candidate.answer) if candidate.answer is not None else ""
 
 
 def _planned(role: Role, task: Task, candidate: str, sample: int, chat: object, version: str) -> Trajectory:
@@ -203,11 +239,14 @@ def _planned(role: Role, task: Task, candidate: str, sample: int, chat: object, 
     )
 
 
-def _of_round(planned: Trajectory, made: Turn | None, error: ErrorInfo | None) -> Trajectory:
-    """Return a revision as a trajectory of one turn."""
+def _of_round(planned: Trajectory, made: tuple[Turn, ...], error: ErrorInfo | None) -> Trajectory:
+    """Return a revision as a trajectory."""
     if error is not None:
         return planned.model_copy(update={"error": error})
-    if made is None:
+    if not made:
         return planned.model_copy(update={"stop_reason": StopReason.MAX_SECONDS})
-    stop = StopReason.LENGTH if made.finish_reason == "length" else StopReason.COMPLETED
-    return planned.model_copy(update={"turns": (made,), "stop_reason": stop, "seconds": made.seconds})
+    stop = StopReason.LENGTH if made[-1].finish_reason == "length" else StopReason.COMPLETED
+    if made[-1].stage == ACT and stop is StopReason.COMPLETED and not gives_answer(made[-1]):
+        stop = StopReason.UNPARSED
+    seconds = sum(turn.seconds for turn in made)
+    return planned.model_copy(update={"turns": made, "stop_reason": stop, "seconds": seconds})

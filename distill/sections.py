@@ -128,12 +128,12 @@ class MixtureConfig(Section):
         description="shares of the examples of forward_verifier, backward_verifier, judge, solver, refiner, agent; "
         "0 or absent: the role is not learned",
     )
+    agent_turns: int = Field(default=4, ge=1, description="steps of the agent, of the teacher and of the student")
     critic: Literal["student", "judge"] = Field(
         default="student",
         description="whose critique the evaluation refines answers on: the student's own, where it learns to judge, or "
         "the judge's",
     )
-    agent_turns: int = Field(default=4, ge=1, description="steps of the agent, of the teacher and of the student")
 
     @property
     def roles(self) -> tuple[Role, ...]:
@@ -141,10 +141,20 @@ class MixtureConfig(Section):
         return tuple(role for role in EVERY_ROLE if self.weights.get(role, 0.0) > 0)
 
     @property
+    def answerer(self) -> Literal["solver", "agent"]:
+        """Whose answers are judged and refined: the agent's, with tools, where it is learned and the solver is not."""
+        return "agent" if "agent" in self.roles and "solver" not in self.roles else "solver"
+
+    @property
+    def refines(self) -> bool:
+        """Whether answers of the evaluation are refined."""
+        return {self.answerer, "refiner"} <= set(self.roles)
+
+    @property
     def needs_critic(self) -> bool:
         """Whether the judge criticises answers of the evaluation: they are refined, and not on the student's own."""
         own = "judge" in self.roles and self.critic == "student"
-        return {"solver", "refiner"} <= set(self.roles) and not own
+        return self.refines and not own
 
 
 class SelectConfig(Section):
@@ -234,6 +244,13 @@ class RunConfig(Section):
         lacking = [role for role in needed if role not in self.mixture.roles]
         if self.grpo.steps and lacking:
             raise ValueError(f"grpo trains roles that SFT does not teach: give mixture.weights {', '.join(lacking)}")
+        return self
+
+    @model_validator(mode="after")
+    def _trains_who_answers(self) -> Self:
+        wrong = self.grpo.answers != self.mixture.answerer and {"solver", "agent"} & set(self.mixture.roles)
+        if self.grpo.judged and wrong:
+            raise ValueError(f"mixture.weights teach the {self.mixture.answerer} to answer: set grpo.answers to it")
         return self
 
     @property

@@ -22,6 +22,7 @@ _PHRASE_END = re.compile(
 )
 _REACH = 1000  # characters of the longest answer
 _BOXED = re.compile(r"\\f?boxed\s*\{")
+_TAGGED = re.compile(r"<answer>((?:(?!<answer>).){1,1000}?)</answer>", re.DOTALL | re.IGNORECASE)
 _WRAPPERS = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|operatorname)\s*\{([^{}]*)\}")
 _TRAILING_UNIT = re.compile(r"\s*\\(?:text|textrm|mathrm|mbox)\s*\{([^{}]*)\}(?:\^\{?[23]\}?)?$")
 _DROPPED = re.compile(
@@ -63,8 +64,8 @@ _FUNCTIONS = frozenset(
 def extract_answer(text: str) -> str | None:
     r"""Take the final answer out of a solution.
 
-    Forms: `\boxed{…}`, `A: …`, `Answer: …`, `#### …` (last line), `the answer is …`. The last one wins, but words after
-    "the answer is" ("correct", say) do not win over a marked answer.
+    Forms: `<answer>…</answer>`, `\boxed{…}`, `A: …`, `Answer: …`, `#### …` (last line), `the answer is …`. The last one
+    wins, but words after "the answer is" ("correct", say) do not win over a marked answer.
 
     Args:
         text: a solution.
@@ -76,6 +77,7 @@ def extract_answer(text: str) -> str | None:
     lines = [m for m in _LINE_FORMS.finditer(text) if not m["hash"] or _ends_text(m)]
     marked = [(m.start(), _shorten(m)) for m in lines if not m["phrase"]]
     marked += [(m.start(), _balanced(text, m.end())) for m in _BOXED.finditer(text)]
+    marked += [(m.start(), m[1]) for m in _TAGGED.finditer(text)]
     said = [(m.start(), _shorten(m)) for m in lines if m["phrase"]]
     answers = [(at, stripped) for at, raw in marked if (stripped := _strip(raw))]
     answers += [(at, s) for at, raw in said if (s := _strip(raw)) and (not answers or any(c.isdigit() for c in s))]

@@ -104,7 +104,7 @@ def items_of(problems: Iterable[Problem]) -> list[Item]:
     """Return the distinct candidates of each problem."""
     pools = [Pool(problem.task, problem.candidates) for problem in problems]
     wanted = set(representatives(pools).values())
-    return [Item(pool.task, c) for pool in pools for c in pool.candidates if c.id in wanted]
+    return [Item(pool.task, c, c.turns) for pool in pools for c in pool.candidates if c.id in wanted]
 
 
 def key_of(item: Item, sample: int, context: JudgeContext) -> str:

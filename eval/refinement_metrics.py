@@ -81,8 +81,9 @@ def course_of(problem: str, rounds: Sequence[Round], k: int, is_right: Callable[
 
 def made_cost(made: Round | None) -> Cost:
     """Return what writing a round's solution cost; nothing where it was given."""
-    turn = made.made if made else None
-    return Cost(turn.completion_tokens, 1, 0, turn.seconds) if turn else Cost()
+    turns = made.made if made else ()
+    tokens, calls = sum(turn.completion_tokens for turn in turns), sum(len(turn.tool_calls) for turn in turns)
+    return Cost(tokens, len(turns), calls, sum(turn.seconds for turn in turns))
 
 
 def points(courses: Sequence[Course], resamples: int, seed: int) -> tuple[Point, ...]:

@@ -78,10 +78,14 @@ def answered_of(problem: str, rounds: Sequence[Round], refines: bool, is_right: 
     first, second = rounds[0], rounds[1] if len(rounds) > 1 else None
     return Answered(
         course=course_of(problem, rounds, int(refines), is_right),
-        first_tokens=first.made.completion_tokens if first.made else None,
+        first_tokens=_written(first),
         critique_tokens=int(cost_of(first.reviews).tokens) if first.reviews else None,
-        revision_tokens=second.made.completion_tokens if second and second.made else None,
+        revision_tokens=_written(second),
     )
+
+
+def _written(found: Round | None) -> int | None:
+    return sum(turn.completion_tokens for turn in found.made) if found and found.made else None
 
 
 def acted_of(problem: str, right: bool, made: Trajectory) -> Acted:

@@ -8,7 +8,7 @@ their output are not in it. The judge's is its critique; its analysis and its sc
 are withheld by the graph (`agents/redaction.py`).
 """
 
-from agents.types import StopReason, Trajectory, Turn, Verdict
+from agents.types import StopReason, Trajectory, Verdict
 from graphs.bidirectional import agreed, build_bidirectional, roles_of
 from graphs.judge import build_judge
 from graphs.judge_state import JudgeInput
@@ -35,8 +35,7 @@ async def verifier(attempt: Attempt, context: RefineContext) -> Critique:
 
 async def judge(attempt: Attempt, context: RefineContext) -> Critique:
     """Have the judge read all that led to the solution (Reagent-C)."""
-    made = attempt.made or Turn(stage="solve", prompt=(), content=attempt.solution)
-    given = JudgeInput(problem=attempt.problem, turns=[made], trajectory_id=f"{attempt.name}:judge")
+    given = JudgeInput(problem=attempt.problem, turns=attempt.turns, trajectory_id=f"{attempt.name}:judge")
     out = await build_judge().ainvoke(given, context=context.judging)
     judged: Trajectory = out["trajectory"]
     said = judged.verdict

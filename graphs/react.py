@@ -1,6 +1,7 @@
 """The agent: think ⇄ tools → finish. ReAct over the enabled tools (Reagent, section Method).
 
-Input: a question. Output: a `Trajectory` of role "agent" and its final answer, whatever happened: every path ends in
+Input: a question and, where it is to be mended, an earlier attempt with what a critic says of it (Reagent). Output: a
+`Trajectory` of role "agent" and its final answer, whatever happened: every path ends in
 `finish`. A step is one model call: it holds tool calls, or the final answer in `<answer>` or a box. Tool failures and
 repeated calls are observations; a failure of the infrastructure ends the trajectory with a typed error. Limits are
 StopReasons, and the model is told when a step is its last.
@@ -19,7 +20,7 @@ from langgraph.runtime import Runtime
 from langgraph.types import Command
 
 from agents.final_answer import final_answer
-from agents.plain_roles import ACT, AGENT, agent_tools, agent_version, render_agent
+from agents.plain_roles import ACT, AGENT, Earlier, agent_tools, agent_version, render_agent
 from agents.protocol import format_observation, to_langchain
 from agents.types import Message, StopReason, Trajectory
 from graphs.opened import chat_of, tools_of
@@ -115,7 +116,8 @@ async def _prompt(state: ReactState, context: ReactContext) -> list[Message]:
     """
     if not state["turns"]:
         told = agent_tools(context.style, (await tools_of(context)).values())
-        return render_agent(context.style, state["problem"], told)
+        earlier = state.get("earlier")
+        return render_agent(context.style, state["problem"], told, Earlier(*earlier) if earlier else None)
     answered = not isinstance(state["messages"][-1], AIMessage)
     if answered:
         return []

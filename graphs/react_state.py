@@ -7,6 +7,7 @@ from langchain_core.messages import BaseMessage
 from pydantic import Field
 from typing_extensions import TypedDict
 
+from agents.plain_roles import Earlier
 from agents.types import ErrorInfo, StopReason, Trajectory, Turn
 from graphs.state import RunContext, record_turn
 from tools.registry import ToolsConfig
@@ -38,9 +39,13 @@ class ReactContext(RunContext):
 
 
 class ReactInput(TypedDict):
-    """A question. `trajectory_id` names its chat and sandbox session (default: a fresh uuid)."""
+    """A question, and the attempt to mend, if there is one.
+
+    `trajectory_id` names its chat and sandbox session (default: a fresh uuid).
+    """
 
     problem: str
+    earlier: NotRequired[Earlier]
     trajectory_id: NotRequired[str]
 
 

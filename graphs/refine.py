@@ -9,25 +9,21 @@ A failure of the infrastructure is the `error` of the round in which it happened
 a verdict. Given the rounds made before, the graph goes on where they end, and tries what failed again.
 """
 
-import time
 import uuid
 from functools import cache
 from typing import Any, Literal, cast
 
-from langchain_core.language_models.chat_models import BaseChatModel
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.runtime import Runtime
 from langgraph.types import Command
 
-from agents.plain_roles import render_refiner, render_solver
-from agents.protocol import strip_thoughts, to_langchain
 from agents.redaction import withhold_answers
-from agents.types import ErrorInfo, Message, Round, Turn
+from agents.types import ErrorInfo, Round
+from graphs import writers
 from graphs.critics import bounded, critic_of
-from graphs.opened import open_model
 from graphs.refine_state import Attempt, RefineContext, RefineInput, RefineOutput, RefineState, Stop
-from graphs.turns import make_turn, within
+from graphs.writers import turns_of
 from tools.errors import RolloutError
 
 Update = dict[str, Any]
@@ -70,21 +66,16 @@ async def solve(state: RefineState, runtime: Runtime[RefineContext]) -> Command[
 
 
 async def _first(problem: str, name: str, context: RefineContext) -> Round:
-    """Have the solver write a solution; a limit leaves an empty one, which stands."""
-    solver = context.solver or open_model(context.solver_model, context.solver_base_url)
-    settings = {"max_tokens": context.solver_max_tokens, "temperature": context.solver_temperature}
-    update = await _ask(solver, render_solver(problem), "solve", name, context.max_seconds, **settings)
-    if isinstance(update, ErrorInfo):
-        return Round(index=0, solution="", error=update)
-    if update is None:
-        return Round(index=0, solution="", outcome="unrevised")
-    return Round(index=0, solution=written(update), made=update)
+    """Have the first solution written; a limit leaves an empty one, which stands."""
+    found = await writers.first(problem, name, context)
+    outcome = "open" if found.made or found.error else "unrevised"
+    return Round(index=0, solution=found.solution, made=found.made, outcome=outcome, error=found.error)
 
 
 async def review(state: RefineState, runtime: Runtime[RefineContext]) -> Command[Literal["refine", "finish"]]:
     """Have the critic look at the last solution."""
     context, last = context_of(runtime), state["rounds"][-1]
-    attempt = Attempt(state["problem"], last.solution, last.made, f"{state.get('trajectory_id')}:{last.index}")
+    attempt = Attempt(state["problem"], last.solution, turns_of(last), f"{state.get('trajectory_id')}:{last.index}")
     reviewed = await _reviewed(attempt, last, context)
     return Command(update={"rounds": [reviewed]}, goto=cast(Any, next_step([reviewed], context.rounds)))
 
@@ -97,40 +88,30 @@ async def _reviewed(attempt: Attempt, last: Round, context: RefineContext) -> Ro
         return last.model_copy(update={"error": _info(error, "review")})
     if said.error is not None:
         return last.model_copy(update={"error": said.error, "reviews": said.reviews})
-    text = bounded(withhold_answers(said.text, attempt.problem, attempt.solution), context.max_critique)
+    shown = "\n".join(turn.content for turn in attempt.turns)
+    text = bounded(withhold_answers(said.text, attempt.problem, attempt.solution, shown), context.max_critique)
     outcome = "no_verdict" if said.accepted is None else "accepted" if said.accepted else "rejected"
     return last.model_copy(update={"outcome": outcome, "critique": text, "reviews": said.reviews})
 
 
 async def refine(state: RefineState, runtime: Runtime[RefineContext]) -> Command[Literal["review", "finish"]]:
-    """Have the refiner write the solution again."""
+    """Have the solution written again."""
     context, last = context_of(runtime), state["rounds"][-1]
-    refiner = context.refiner or open_model(context.refiner_model, context.refiner_base_url)
-    style = context.refiner_style or context.style
-    prompt = render_refiner(style, state["problem"], last.solution, last.critique or None)
-    settings = {"max_tokens": context.refiner_max_tokens, "temperature": context.refiner_temperature}
-    name = f"{state.get('trajectory_id')}:refine:{last.index}"
-    update = await _ask(refiner, prompt, "refine", name, context.max_seconds, **settings)
-    failed = isinstance(update, ErrorInfo)
-    revised = last.model_copy(update={"error": update}) if failed else revision(last, update)
+    found = await writers.again(state["problem"], last, f"{state.get('trajectory_id')}:refine:{last.index}", context)
+    revised = last.model_copy(update={"error": found.error}) if found.error else revision(last, found)
     return Command(update={"rounds": [revised]}, goto=cast(Any, next_step([revised], context.rounds)))
 
 
-def revision(last: Round, turn: Turn | None) -> Round:
-    """Return the round after `last`: the refiner's solution, or `last`'s where the reply is none (None: timed out)."""
-    text = written(turn) if turn else ""
-    kept = not text or turn is None or turn.finish_reason == "length" or text == last.solution.strip()
+def revision(last: Round, found: writers.Written) -> Round:
+    """Return the round after `last`: the solution written, or `last`'s where there is none, or it was cut."""
+    cut = any(turn.finish_reason == "length" for turn in found.made[-1:])
+    kept = not found.solution or cut or found.solution == last.solution.strip()
     return Round(
         index=last.index + 1,
-        solution=last.solution if kept else text,
-        made=turn,
+        solution=last.solution if kept else found.solution,
+        made=found.made,
         outcome="unrevised" if kept else "open",
     )
-
-
-def written(turn: Turn) -> str:
-    """Return the solution that a reply is: its text without thoughts."""
-    return strip_thoughts(turn.content).strip()
 
 
 async def finish(state: RefineState) -> Update:
@@ -142,21 +123,6 @@ async def finish(state: RefineState) -> Update:
         "stop": stop_of(state["rounds"]),
         "error": last.error,
     }
-
-
-async def _ask(
-    chat: BaseChatModel, prompt: list[Message], stage: str, name: str, seconds: float, **settings: Any
-) -> Turn | ErrorInfo | None:
-    """Ask a model for a solution: its turn, the failure as data, or None where it is out of time."""
-    messages = [to_langchain(message) for message in prompt]
-    began = time.monotonic()
-
-    async def ask() -> Update:
-        reply = await chat.ainvoke(messages, session=name, stage=stage, top_logprobs=None, **settings)
-        return {"turn": make_turn(stage, messages, reply, time.monotonic() - began)}
-
-    update = await within(seconds, stage, ask())
-    return update.get("error") or update.get("turn")
 
 
 def _info(error: RolloutError, where: str) -> ErrorInfo:

@@ -14,17 +14,18 @@ from typing_extensions import TypedDict
 from agents.roles import Style
 from agents.types import ErrorInfo, Frozen, Round, Trajectory, Turn
 from graphs.judge_state import MAX_TRANSCRIPT, JudgeContext
+from graphs.react_state import ReactContext
 from graphs.state import BidirectionalContext, Share
 
 Stop = Literal["accepted", "no_verdict", "unrevised", "rounds", "error"]
 
 
 class Attempt(NamedTuple):
-    """What a critic is shown: the problem, the solution, the model call that wrote it (None: given), a session name."""
+    """What a critic is shown: the problem, the solution, all turns that led to it (at least one), a session name."""
 
     problem: str
     solution: str
-    made: Turn | None
+    turns: tuple[Turn, ...]
     name: str
 
 
@@ -45,9 +46,9 @@ class Critique(Frozen):
 class RefineContext(BidirectionalContext):
     """Settings of a refinement: the verifier's (the critic), the refiner's, the solver's.
 
-    With the judge as critic this is Reagent-C; it is asked with the verifier's prompt style and limits. `critique`, a
-    live function, takes the place of the critic that `critic` names. It is given the attempt and this context, and may
-    raise a RolloutError.
+    With the judge as critic this is Reagent-C, of answers in one reply or of an agent's trajectories (`agent`); the
+    judge is asked with the verifier's prompt style and limits. `critique`, a live function, takes the place of the
+    critic that `critic` names. It is given the attempt and this context, and may raise a RolloutError.
     """
 
     rounds: int = Field(default=3, ge=0, description="reviews, each followed by a revision unless it accepts")
@@ -75,6 +76,9 @@ class RefineContext(BidirectionalContext):
     solver_base_url: str | None = None
     solver_temperature: float = Field(default=0.0, ge=0)
     solver_max_tokens: int = Field(default=2048, gt=0)
+    agent: ReactContext | None = Field(
+        default=None, description="given: it answers and revises with its tools, in place of solver and refiner"
+    )
     refiner: SkipJsonSchema[InstanceOf[BaseChatModel] | None] = Field(default=None, exclude=True, repr=False)
     solver: SkipJsonSchema[InstanceOf[BaseChatModel] | None] = Field(default=None, exclude=True, repr=False)
     judge: SkipJsonSchema[InstanceOf[BaseChatModel] | None] = Field(default=None, exclude=True, repr=False)

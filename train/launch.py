@@ -19,7 +19,7 @@ from train.callbacks import StepHook, is_main_process
 from train.settings import TrainingSettings
 
 SETTINGS = "settings.yaml"
-OF_A_RUN = ("name", "out", "tasks", "solver", "teacher", "select", "eval")  # what a run's profile has besides
+OF_A_RUN = ("name", "out", "tasks", "solver", "teacher", "mixture", "select", "eval")  # a profile has these besides
 REPORT = "trained.json"  # written last: the model beside it is whole
 SHOWN = (
     *("sft/loss", "reward/mean", "verdict/balanced_accuracy", "rule/first", "rule/refined"),

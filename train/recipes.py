@@ -14,7 +14,8 @@ trained model answers alone: nobody is asked for a judgement afterwards. A new r
 
 import random
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -26,9 +27,10 @@ from train.groups import GroupRollouts
 from train.inputs import read_mixed, read_problems, read_solutions
 from train.mixed import MixedPrompt, MixedRollouts, taking_turns
 from train.pools import Problem
+from train.reagent import OpensParties, Parties, ReagentRollouts, answer_context, open_judge
 from train.reviews import Prompt, in_turn
 from train.rewards import reward_by_role
-from train.rollout import Opens, ReagentRollouts, ReviewRollouts, VerifierContext, answer_context, open_judge
+from train.rollout import Opens, ReviewRollouts, VerifierContext
 from train.settings import GrpoConfig, JudgeConfig, RecipeName, StudentConfig
 
 MakeRollouts = Callable[[Policy, int], GroupRollouts[Any, Any]]  # of the policy and the id of its end token
@@ -61,6 +63,18 @@ class Around(NamedTuple):
     context: VerifierContext
     open_tools: Opens
     judge: JudgeConfig = JudgeConfig()
+
+    def open_parties(self, settings: GrpoConfig) -> OpensParties:
+        """Return what opens those who take part in an answer: the judge, and the tools where an agent answers."""
+
+        @asynccontextmanager
+        async def opened() -> AsyncIterator[Parties]:
+            async with AsyncExitStack() as stack:
+                judge = await stack.enter_async_context(open_judge(self.judge))
+                tools = await stack.enter_async_context(self.open_tools()) if settings.answers == "agent" else {}
+                yield Parties(judge, tools)
+
+        return opened
 
 
 class Recipe(NamedTuple):
@@ -149,8 +163,8 @@ def on_problems(problems: Sequence[Problem], around: Around, job: Job) -> MakeRo
         return ReagentRollouts(
             problems,
             policy,
-            answer_context(job.settings, around.context.style),
-            lambda: open_judge(around.judge),
+            answer_context(job.settings, around.context),
+            around.open_parties(job.settings),
             refines=job.settings.refines,
             weight=around.judge.weight,
             end_token=end_token,

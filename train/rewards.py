@@ -13,7 +13,9 @@ therefore divides by the deviation of the whole batch (`train.recipes`), also in
 
 from collections.abc import Callable, Sequence
 
+from agents.final_answer import gives_answer
 from agents.judgements import is_in_form
+from agents.plain_roles import ACT
 from agents.transcript import final_text
 from agents.types import Role, StopReason, Task, Trajectory, Turn
 
@@ -73,8 +75,13 @@ def reward_by_role(trajectory: Trajectory, label: bool) -> float | None:
 
 
 def final_answer_text(turns: Sequence[Turn]) -> str:
-    """Return the solution that a conversation ends with, without thoughts; empty where the last reply was cut."""
-    return final_text(turns) if turns and turns[-1].finish_reason != "length" else ""
+    """Return the solution that a conversation ends with, without thoughts.
+
+    Empty where the last reply was cut, and where an agent's ends without an answer.
+    """
+    if not turns or turns[-1].finish_reason == "length" or (turns[-1].stage == ACT and not gives_answer(turns[-1])):
+        return ""
+    return final_text(turns)
 
 
 def rule_reward(task: Task, turns: Sequence[Turn]) -> float | None:

@@ -172,6 +172,11 @@ class GrpoConfig(Section):
         default=True,
         description="prompts are the (candidate, role) pairs that the teacher got right; false: all of them",
     )
+    answers: Literal["solver", "agent"] = Field(
+        default="solver",
+        description="who answers in reagent_r and reagent_u: the solver in one reply, or the agent with the tools, "
+        "the first time and again",
+    )
     forward_share: Rate = Field(default=0.5, description="share of forward verifiers among the prompts")
     slots: int = Field(default=32, ge=1, description="conversations decoded at once")
     max_tokens: int = Field(default=96, ge=1, description="of a turn")

@@ -10,7 +10,7 @@ import pytest
 from agents.store import Row, Store
 from agents.types import Candidate, ErrorInfo, Judgement, Message, Role, StopReason, Task, Trajectory, Turn, Verdict
 from distill.export import open_run
-from distill.mixture import Apart, in_shares, is_verifiers_alone, select_mixture, solution_row
+from distill.mixture import Apart, answer_row, in_shares, is_verifiers_alone, select_mixture
 from distill.sections import MixtureConfig, SelectConfig
 from distill.select import FILTERS, Selected, select, to_examples
 from tests.unit.made_run import make_run
@@ -73,7 +73,7 @@ def acted(i: int, right: bool = True, n: int = 0, **more: Any) -> Row:
 
 
 def solved(i: int, label: bool = True, n: int = 0) -> Row:
-    return solution_row(task(i), candidate(i, label, n))
+    return answer_row(task(i), candidate(i, label, n))
 
 
 def good(i: int) -> list[Row]:

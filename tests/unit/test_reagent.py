@@ -1,7 +1,8 @@
 """Reagent's rollouts on the refinement graph with a real PolicyChat: rows, masks, what each party is shown, outages."""
 
 import asyncio
-from contextlib import nullcontext
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,14 +13,14 @@ from langchain_core.outputs import ChatGeneration, ChatResult
 from pydantic import PrivateAttr
 
 from agents.plain_roles import render_judge
-from agents.types import Task
+from agents.types import Task, Turn
 from graphs.refine_state import Attempt, RefineContext
 from tests.unit.fakes import FakeChat
 from tests.unit.writing import END, Writer, policy_chat, text
 from tools.errors import ContextLengthError, ModelError
-from train import rollout
+from train import reagent
 from train.pools import Problem
-from train.rollout import ReagentRollouts, open_judge
+from train.reagent import Parties, ReagentRollouts, open_judge
 from train.settings import JudgeConfig
 
 CRITIQUE = "The garden is not a place."
@@ -78,6 +79,16 @@ def _opened(monkeypatch: pytest.MonkeyPatch) -> None:
 OPENED: dict[str, Any] = {}
 
 
+@asynccontextmanager
+async def opened(tools: dict[str, Any]) -> AsyncIterator[Parties]:
+    async with open_judge(JudgeConfig()) as judge:
+        yield Parties(judge, tools)
+
+
+def one_turn(text: str) -> tuple[Turn, ...]:
+    return (Turn(stage="solve", prompt=(), content=text),)
+
+
 def roll(writer: Writer, judge: Any, rows: int = 4, refines: bool = True, **more: Any) -> tuple[dict, dict]:
     """Return the columns and the metrics of one step on `problems` (default: one)."""
     problems = more.pop("problems", [problem()])
@@ -90,8 +101,8 @@ def roll(writer: Writer, judge: Any, rows: int = 4, refines: bool = True, **more
     func = ReagentRollouts(
         problems,
         policy,
-        RefineContext(),
-        lambda: open_judge(JudgeConfig()),
+        more.pop("context", RefineContext()),
+        lambda: opened(more.pop("tools", {})),
         refines=refines,
         weight=more.pop("weight", 0.5),
         resample_budget=more.pop("budget", 0),
@@ -225,7 +236,9 @@ async def test_the_judge_has_settings_of_its_own():
     OPENED["judge"] = chat
     settings = JudgeConfig(max_tokens=7, temperature=0.5, style="full", max_transcript=300)
     async with open_judge(settings) as judge:
-        said = await judge(Attempt("Where?", "On the roof. " * 100, None, "n"), RefineContext())
+        said = await judge(
+            Attempt("Where?", "On the roof. " * 100, one_turn("On the roof. " * 100), "n"), RefineContext()
+        )
     assert said.accepted is False and said.text == "Fine." and said.reviews[0].verdict is not None
     assert said.reviews[0].verdict.score == 1.0
     messages, sent = chat.sent[0]
@@ -248,7 +261,7 @@ async def test_so_many_answers_are_judged_at_once():
 
     OPENED["judge"] = Slow(replies={"judge": ["<think>t</think><critique>c</critique><score>1</score>"]})
     async with open_judge(JudgeConfig(concurrency=2)) as judge:
-        await asyncio.gather(*(judge(Attempt("q", "s", None, str(i)), RefineContext()) for i in range(5)))
+        await asyncio.gather(*(judge(Attempt("q", "s", one_turn("s"), str(i)), RefineContext()) for i in range(5)))
     assert most == 2
 
 
@@ -261,6 +274,6 @@ def test_rewards_are_graded_off_the_event_loop(monkeypatch):
         names.add(threading.current_thread() is threading.main_thread())
         return 1.0
 
-    monkeypatch.setattr(rollout, "rule_reward", graded)
+    monkeypatch.setattr(reagent, "rule_reward", graded)
     roll(Writer(by_turns), Judge())
     assert names == {False}

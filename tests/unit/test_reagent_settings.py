@@ -14,6 +14,7 @@ from distill.config import load_config
 from distill.export import export, open_run
 from distill.plan import CPU, expected_tokens, lines
 from distill.prompts import problems
+from graphs.state import VerifierContext
 from tests.unit.made_run import make_run
 from tools.errors import ConfigError, DataError
 from train import grpo
@@ -21,8 +22,8 @@ from train.grpo import batches, grpo_arguments
 from train.inputs import read_problems
 from train.launch import load_settings, parse
 from train.pools import Problem
+from train.reagent import answer_context
 from train.recipes import RECIPES
-from train.rollout import answer_context
 from train.settings import GrpoConfig, JudgeConfig
 
 SIZES: dict[str, Any] = {"groups": 4, "mini_groups": 2, "num_generations": 4, "micro_batch": 2}
@@ -50,7 +51,7 @@ def test_a_pool_of_reagent_u_has_twice_the_rows(tmp_path):
 
 
 def test_the_policy_solves_and_refines_with_the_same_sampling():
-    context = answer_context(GrpoConfig(temperature=0.7, max_tokens=77), "full")
+    context = answer_context(GrpoConfig(temperature=0.7, max_tokens=77), VerifierContext(style="full"))
     for who in ("solver", "refiner"):
         assert (getattr(context, f"{who}_temperature"), getattr(context, f"{who}_max_tokens")) == (0.7, 77)
     assert (context.style, context.refiner_style) == ("full", None)

@@ -8,6 +8,7 @@ from agents.types import Round, StepFinding, StopReason, Trajectory, Turn, Verdi
 from graphs.critics import bounded, told
 from graphs.refine import build_refine, next_step, resumed, revision, stop_of
 from graphs.refine_state import Attempt, Critique, RefineContext, record_rounds
+from graphs.writers import Written
 from tests.unit.fakes import CALL, FALSE, TRUE, FakeChat, FakePython, Reply, answer, script
 from tools.errors import ContextLengthError, ModelError
 
@@ -98,7 +99,7 @@ async def test_it_revises_until_the_verifier_accepts(style: Any):
     assert "Step 1: wrong. 3 * 6 is not 19." in shown and "# Revise" in shown
     assert "A: 20" in str(second[-1].content) and "A: 19" not in str(second[-1].content)
     assert settings["stage"] == "refine" and settings["temperature"] == 0.0
-    turn = out["rounds"][1].made
+    (turn,) = out["rounds"][1].made
     assert (turn.stage, turn.completion_tokens) == ("refine", 5)
 
 
@@ -215,8 +216,8 @@ async def test_another_critic_takes_the_verifiers_place():
 
     writes = refiner("A: 1", "A: 2")
     out = await run(Verifier(), writes, critique=judge, max_critique=100)
-    assert [(a.solution, a.made.content if a.made else None) for a in seen] == [
-        (FIRST, None),
+    assert [(a.solution, a.turns[-1].content) for a in seen] == [
+        (FIRST, FIRST),
         ("A: 1", "A: 1"),
         ("A: 2", "A: 2"),
     ]
@@ -305,6 +306,6 @@ def test_bounds():
 
 
 def test_a_revision_out_of_time_keeps_the_solution():
-    assert revision(made(), None) == Round(index=1, solution="s", outcome="unrevised")
+    assert revision(made(), Written()) == Round(index=1, solution="s", outcome="unrevised")
     turn = Turn(stage="refine", prompt=(), content="t")
-    assert revision(made(), turn) == Round(index=1, solution="t", made=turn)
+    assert revision(made(), Written("t", (turn,))) == Round(index=1, solution="t", made=(turn,))

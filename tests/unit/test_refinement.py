@@ -34,8 +34,8 @@ def reviewed(tokens: int) -> Trajectory:
 def test_the_course_of_a_solution():
     """Two of three rounds: rejected and mended, then accepted; the third round has nothing left to do."""
     rounds = [
-        Round(index=0, solution="bad", outcome="rejected", reviews=(reviewed(10), reviewed(20)), made=turn(7, 1.0)),
-        Round(index=1, solution="good", outcome="accepted", reviews=(reviewed(5),), made=turn(3, 0.5)),
+        Round(index=0, solution="bad", outcome="rejected", reviews=(reviewed(10), reviewed(20)), made=(turn(7, 1.0),)),
+        Round(index=1, solution="good", outcome="accepted", reviews=(reviewed(5),), made=(turn(3, 0.5),)),
     ]
     assert course_of("p", rounds, 3, lambda text: text == "good") == Course(
         problem="p",

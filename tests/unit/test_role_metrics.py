@@ -25,9 +25,11 @@ def judgement(tokens: int, extra: int = 0) -> Trajectory:
 def answered(problem: str, first: str, second: str | None, **more: Any) -> Answered:
     """Make an answer of 8 tokens; `second` is the revision of 6 tokens, None where the critic came to no verdict."""
     outcome = "rejected" if second is not None else "no_verdict"
-    rounds = [Round(index=0, solution=first, made=turn(8), outcome=outcome, reviews=(judgement(20),))]
+    rounds = [Round(index=0, solution=first, made=(turn(8),), outcome=outcome, reviews=(judgement(20),))]
     if second is not None:
-        rounds.append(Round(index=1, solution=second, made=turn(6), outcome="open" if second != first else "unrevised"))
+        rounds.append(
+            Round(index=1, solution=second, made=(turn(6),), outcome="open" if second != first else "unrevised")
+        )
     return answered_of(problem, rounds, True, lambda text: text == "good")
 
 
@@ -41,7 +43,7 @@ def test_an_answer_is_read_off_its_rounds():
     late = answered_of("p", [Round(index=0, solution="", outcome="unrevised")], True, lambda text: text == "good")
     assert late.course.right == (False, False)  # a limit left no answer: it is a wrong one
     assert late.first_tokens is None and late.critique_tokens is None
-    alone = answered_of("p", [Round(index=0, solution="good", made=turn(3))], False, lambda text: text == "good")
+    alone = answered_of("p", [Round(index=0, solution="good", made=(turn(3),))], False, lambda text: text == "good")
     assert alone.course.right == (True,) and alone == Answered(alone.course, 3, None, None)
 
 
@@ -86,7 +88,7 @@ def test_metrics_by_hand():
 
 def test_a_role_that_is_not_learned_has_no_metrics():
     assert role_metrics() == RoleMetrics()
-    bare = answered_of("p", [Round(index=0, solution="good", made=turn(3))], False, lambda text: text == "good")
+    bare = answered_of("p", [Round(index=0, solution="good", made=(turn(3),))], False, lambda text: text == "good")
     solver = role_metrics([bare], resamples=20)
     assert (solver.answers, solver.first, solver.first_tokens) == (1, 1.0, 3.0)
     assert solver.refined is None and solver.gain is None and solver.revised is None and solver.judge is None
