@@ -20,7 +20,7 @@ UNKNOWN = "unknown"
 LAST_PAGE = ", the last]"  # ends the last page of results
 NOT_FOUND = "I could not find it."
 BLANK_LAPSES = ("head", "second", "short", "mute")
-_LISTED = re.compile(r"\d+\. ")  # else the search says that it found nothing
+_LISTED = re.compile(r"^\d+\. ", re.MULTILINE)  # else the search says that it found nothing
 _FRAME = re.compile(r"^\d+\. .*\n {3}.*\n|^[\[(].*$", re.MULTILINE)  # a result's title and address, notes in brackets
 
 
@@ -43,7 +43,7 @@ def next_of_blank(talk: Talk, lapse: str, draw: random.Random) -> str:
         return format_tool_call(plan[talk.steps])
     if lapse == "mute":
         return NOT_FOUND
-    bodies = [_FRAME.sub("", result) for result in talk.results if _LISTED.match(result)]
+    bodies = [_FRAME.sub("", result) for result in talk.results if _LISTED.search(result)]
     if lapse == "short":
         named = [name for name in best_names("", bodies) if not content_words(name) <= content_words(talk.question)]
     elif lapse == "second" and found is not None:

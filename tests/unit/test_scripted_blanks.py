@@ -68,6 +68,7 @@ def test_lapses() -> None:
     assert step(talk(OTHER), "second") == {"query": WHOLE, "page": 2}
     assert step(talk(), "short") == {"query": "The mural Blue"}
     assert step(talk(OTHER), "short") == "<answer>Vaasa</answer>"
+    assert step(talk(f"<tool_response>\n{OTHER}\n</tool_response>"), "short") == "<answer>Vaasa</answer>"
     assert step(talk("nothing"), "short") == "<answer>unknown</answer>"
     assert step(talk(), "mute") == {"query": WHOLE}
     assert step(talk(RESULT), "mute") == step(talk(RESULT, ""), "mute") == "I could not find it."
