@@ -3,51 +3,33 @@
 It reads the question, the tools on offer and the results so far out of the messages, as a language model would. A sum
 or an equation is given to python; for other questions it searches with the question's own words, reads the first two
 results whole where the tool can show them, and names what stands in the sentences that are most like the question (a
-weak reader: it knows no language, so that it is wrong on many questions even when it is careful). At a set rate it has
-a lapse: it does not compute, copies a number wrong, reads too little, repeats a call, names the second-best thing, or
-gives no answer.
+weak reader: it knows no language, so that it is wrong on many questions even when it is careful). Blanks are filled by
+`scripted_blanks.py`. At a set rate it has a lapse: it does not compute, copies a number wrong, reads too little,
+repeats a call, names the second-best thing, or gives no answer. A second attempt, after a review, has half as many.
 """
 
 import random
 import re
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
+from langchain_core.messages import BaseMessage
 
 from agents import arithmetic
+from agents.cloze import sentence_of
 from agents.final_answer import format_final
-from agents.protocol import RESPONSE_OPEN, format_tool_call
+from agents.protocol import format_tool_call
 from agents.reading import best_names
 from agents.scripted import ScriptedChat
+from agents.scripted_blanks import BLANK_LAPSES, MAX_QUERY, NOT_FOUND, UNKNOWN, next_of_blank
+from agents.scripted_talk import Talk, read_talk
 from tools.base import ToolCall
 from tools.errors import ModelError
 
-QUESTION = "Question:\n"
-MAX_QUERY = 300  # characters
-UNKNOWN = "unknown"
 _FILE = re.compile(r"^Attached file: (\S.*)$", re.MULTILINE)
 _NUMBER = re.compile(r"-?\d+(?:\.\d+|/\d+)?")
 _SUM_LAPSES = ("head", "miscopy", "misread")
 _TEXT_LAPSES = ("shallow", "title", "second", "repeat", "mute")
-
-
-class Talk(NamedTuple):
-    """What the conversation says: the question, the system prompt, how many steps were made, the results in order."""
-
-    question: str
-    system: str
-    steps: int
-    results: tuple[str, ...]
-
-    def offers(self, tool: str) -> bool:
-        """Return whether the system prompt shows a tool, as a signature or as a schema."""
-        return f"{tool}(" in self.system or f'"name": "{tool}"' in self.system
-
-    @property
-    def shows_whole(self) -> bool:
-        """Whether search can show one result whole."""
-        return "[result]" in self.system or '"result": {' in self.system
 
 
 class ScriptedAgent(ScriptedChat):
@@ -71,28 +53,14 @@ class ScriptedAgent(ScriptedChat):
         if talk is None:
             raise ModelError("scripted-agent: it reads an agent's conversations only; name another model for others")
         _, _, sample = str(kwargs.get("session", "")).rpartition(":")
-        draw = random.Random(f"{self.seed}|{talk.question}|{sample if sample.isdecimal() else 0}")
-        lapses = draw.random() < self.error_rate
+        told = f"|{talk.review}" if talk.review else ""
+        draw = random.Random(f"{self.seed}|{talk.question}|{sample if sample.isdecimal() else 0}{told}")
+        lapses = draw.random() < (self.error_rate / 2 if told else self.error_rate)
+        if sentence_of(talk.question) is not None and talk.offers("search"):
+            return next_of_blank(talk, draw.choice(BLANK_LAPSES) if lapses else "", draw)
         if code := code_for(talk.question):
             return next_of_sum(talk, code, draw.choice(_SUM_LAPSES) if lapses else "", draw)
         return next_of_text(talk, draw.choice(_TEXT_LAPSES) if lapses else "")
-
-
-def read_talk(messages: Sequence[BaseMessage]) -> Talk | None:
-    """Read a conversation; None where it is no agent's."""
-    asked = next((str(m.content) for m in messages if isinstance(m, HumanMessage)), "")
-    if not asked.startswith(QUESTION):
-        return None
-    return Talk(
-        question=asked.removeprefix(QUESTION).strip(),
-        system="\n".join(str(m.content) for m in messages if isinstance(m, SystemMessage)),
-        steps=sum(isinstance(m, AIMessage) for m in messages),
-        results=tuple(str(m.content) for m in messages if _is_result(m)),
-    )
-
-
-def _is_result(message: BaseMessage) -> bool:
-    return isinstance(message, ToolMessage) or str(message.content).startswith(RESPONSE_OPEN)
 
 
 # --- sums and equations ----------------------------------------------------------------------------------------------
@@ -155,7 +123,7 @@ def next_of_text(talk: Talk, lapse: str) -> str:
     if talk.steps < len(plan):
         return format_tool_call(plan[talk.steps])
     if lapse == "mute":
-        return "I could not find it."
+        return NOT_FOUND
     if lapse == "title" and (titles := re.findall(r"^\d+\. (.+)$", "\n".join(talk.results), re.MULTILINE)):
         return format_final(titles[0].strip())
     names = best_names(talk.question, [_body(result) for result in talk.results])

@@ -1,14 +1,15 @@
-"""The scripted judge: audits arithmetic from the conversation alone. A program, not a language model.
+"""The scripted judge: audits arithmetic and look-ups from the conversation alone. A program, not a language model.
 
 It reads problem and trajectory as a language model would, works the steps out anew, and asks whether the answer fits
 the problem. It writes an analysis, a critique that names the first wrong step (never its value), and a score: near 1
-where all holds, and where something does not the higher, the later it comes. It sees no label, and at a set rate it
-reads its audit the wrong way round.
+where all holds, and where something does not the higher, the later it comes. A sum that was given to a tool has no
+steps: its answer is tried in the problem. Look-ups are judged by `scripted_lookup_judge.py`. It sees no label, and at a
+set rate it reads its audit the wrong way round.
 """
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple
 
@@ -16,20 +17,39 @@ from langchain_core.messages import BaseMessage
 
 from agents import arithmetic
 from agents.arithmetic import Equation
+from agents.cloze import sentence_of
+from agents.final_answer import parse_final
 from agents.judgements import format_judgement
+from agents.protocol import CALL_OPEN
 from agents.scripted import ScriptedChat
+from agents.scripted_lookup_judge import (
+    HOLDS,
+    MISREAD,
+    NO_ANSWER,
+    NOTHING,
+    READ_OFF,
+    STANDS,
+    STANDS_NOT,
+    final_of,
+    judged_blank,
+    judged_lookup,
+    looks_up,
+)
 from agents.scripted_teacher import carry, result_name, stated_answer
+from agents.transcript import parts_read
 from agents.types import Judgement
 from tools.errors import ModelError
 
 _EXCERPT = re.compile(r"Problem:\n(.*?)\n\nTrajectory:\n(.*?)\n\n# Judge\n", re.DOTALL)
-_HEADING = re.compile(r"^## (Turn|Message|Observation) \d+\n", re.MULTILINE)
-HOLDS, UNCHECKED, UNFIT, NOTHING = 0.95, 0.4, 0.3, 0.02  # scores
+UNCHECKED, UNFIT = 0.4, 0.3  # scores
 FIRST, SPREAD = 0.05, 0.2  # score where the first step is wrong, and how much more there is for the last one
+FLOAT = Fraction(1, 10**12)  # by which a float that a program prints may differ
+FITS = Judgement(thought="fits", critique="The answer fits the problem.", score=HOLDS)
+FITS_NOT = Judgement(thought="does not fit", critique="The answer does not fit the problem.", score=UNFIT)
 
 
 class ScriptedJudge(ScriptedChat):
-    """Judges worked arithmetic; with probability `error_rate` it takes right for wrong and wrong for right."""
+    """Judges arithmetic and look-ups; with probability `error_rate` it takes right for wrong and wrong for right."""
 
     model_id: str = "scripted-judge"
     error_rate: float = 0.05
@@ -41,16 +61,16 @@ class ScriptedJudge(ScriptedChat):
         if excerpt is None:
             raise ModelError("scripted-judge: it reads requests for a judgement only; name another model for others")
         problem, trajectory = excerpt.groups()
-        judgement = judged(problem, said_by_agent(trajectory))
+        way = way_of(problem, trajectory)
+        judgement = way.judge(problem, trajectory)
         if random.Random(f"{self.seed}|judge|{problem}|{trajectory}").random() < self.error_rate:
-            judgement = turned_round(judgement)
+            judgement = turned_round(judgement, way)
         return format_judgement(judgement)
 
 
 def said_by_agent(trajectory: str) -> str:
     """Return the agent's own turns of a transcript, without what it was told."""
-    pieces = _HEADING.split(trajectory)
-    return "\n".join(text.strip() for kind, text in zip(pieces[1::2], pieces[2::2], strict=True) if kind == "Turn")
+    return "\n".join(text for kind, text in parts_read(trajectory) if kind == "Turn")
 
 
 class Audit(NamedTuple):
@@ -71,9 +91,9 @@ class Audit(NamedTuple):
 
 def judged(problem: str, work: str) -> Judgement:
     """Return the judgement of an agent's work from its text alone."""
-    answer = stated_answer(work)
+    answer = stated_answer(work) or _number(parse_final(work))
     if answer is None:
-        return Judgement(thought="no answer", critique="No final answer is stated.", score=NOTHING)
+        return Judgement(thought="no answer", critique=NO_ANSWER, score=NOTHING)
     steps = arithmetic.equations(work)
     if not steps:
         return Judgement(thought="no steps", critique="No step leads to the answer.", score=UNCHECKED)
@@ -107,7 +127,8 @@ def _is(value: Fraction, claimed: str) -> bool:
         wanted = Fraction(claimed)
     except ValueError:
         return False
-    return value == wanted or ("." in claimed and Fraction(arithmetic.render(value)) == wanted)
+    rounded = Fraction(arithmetic.render(value)) == wanted or abs(value - wanted) <= FLOAT * abs(value)
+    return value == wanted or ("." in claimed and rounded)
 
 
 def fits(problem: str, steps: Sequence[Equation], answer: str) -> bool:
@@ -124,9 +145,51 @@ def fits(problem: str, steps: Sequence[Equation], answer: str) -> bool:
     return set(arithmetic.numbers(problem)) <= used
 
 
-def turned_round(judgement: Judgement) -> Judgement:
+def judged_sum(problem: str, trajectory: str) -> Judgement:
+    """Return the judgement of a sum or an equation that was given to a tool: the answer is tried in the problem."""
+    answer = final_of(trajectory)
+    if answer is None:
+        return Judgement(thought="no answer", critique=NO_ANSWER, score=NOTHING)
+    number = _number(answer)
+    return FITS if number is not None and fits(problem, (), number) else FITS_NOT
+
+
+class Way(NamedTuple):
+    """A way to judge a trajectory, and what one would say of a right and of a wrong one who has misread the audit."""
+
+    judge: Callable[[str, str], Judgement]
+    of_right: Judgement
+    of_wrong: Judgement
+
+
+WORKED = Way(
+    lambda problem, trajectory: judged(problem, said_by_agent(trajectory)),
+    of_right=Judgement(thought="step 1 wrong", critique="Step 1: wrong.", score=FIRST),
+    of_wrong=Judgement(thought="all ok", critique="All steps hold.", score=HOLDS),
+)
+COMPUTED = Way(judged_sum, of_right=FITS_NOT, of_wrong=FITS)
+FILLED = Way(judged_blank, of_right=MISREAD, of_wrong=READ_OFF)
+FOUND = Way(judged_lookup, of_right=STANDS_NOT, of_wrong=STANDS)
+
+
+def way_of(problem: str, trajectory: str) -> Way:
+    """Return how a trajectory is judged: by its steps, else by what the problem asks and which tools were called."""
+    if sentence_of(problem) is not None:
+        return FILLED
+    work = said_by_agent(trajectory)
+    if CALL_OPEN not in work or arithmetic.equations(work):
+        return WORKED
+    if arithmetic.equation_in_one_unknown(problem) or arithmetic.bare_expression(problem):
+        return COMPUTED
+    return FOUND if looks_up(trajectory) else WORKED
+
+
+def turned_round(judgement: Judgement, way: Way) -> Judgement:
     """Return what one would say who has misread the audit."""
-    right = judgement.score > 0.5
-    critique = "Step 1: wrong." if right else "All steps hold."
-    thought = "step 1 wrong" if right else "all ok"
-    return Judgement(thought=thought, critique=critique, score=FIRST if right else HOLDS)
+    return way.of_right if judgement.score > 0.5 else way.of_wrong
+
+
+def _number(answer: str | None) -> str | None:
+    """Return a final answer that is a number or a fraction as `Fraction` reads it, None for another."""
+    plain = (answer or "").replace(",", "").strip(" $.")
+    return plain if re.fullmatch(r"-?\d+(?:\.\d+|/0*[1-9]\d*)?", plain) else None

@@ -15,6 +15,7 @@ from agents.types import Turn
 
 FLOOR = 200  # characters to which a part is cut before whole parts are left out
 _FORGED = re.compile(r"^(?=## (?:Turn|Message|Observation) \d)", re.MULTILINE)
+_HEADING = re.compile(r"^## (Turn|Message|Observation) \d+\n", re.MULTILINE)
 
 
 class Part(NamedTuple):
@@ -51,6 +52,12 @@ def parts_of(turns: Sequence[Turn]) -> list[Part]:
                 kind = "Observation" if message.role == "tool" else "Message"
                 parts.append(Part(f"{kind} {number}", _defused(message.content)))
     return parts
+
+
+def parts_read(text: str) -> list[tuple[str, str]]:
+    """Return the messages of a transcript in order, each with its kind: "Turn", "Message" or "Observation"."""
+    pieces = _HEADING.split(text)
+    return [(kind, said.strip()) for kind, said in zip(pieces[1::2], pieces[2::2], strict=True)]
 
 
 def final_text(turns: Sequence[Turn]) -> str:
