@@ -36,7 +36,7 @@ def best_names(question: str, texts: Sequence[str]) -> list[str]:
         known = set().union(*(content_words(text) for text in texts)) if texts else set()
         return ["yes", "no"] if asked and asked <= known else ["no", "yes"]
     wanted = _NUMBER if _COUNT.search(question) else _NAME
-    sentences = [s for text in texts for s in _SENTENCE.split(text) if s.strip()]
+    sentences = [s for text in texts for s in sentences_of(text)]
     ranked = sorted(enumerate(sentences), key=lambda pair: (-len(asked & content_words(pair[1])), pair[0]))
     found = [name for _, sentence in ranked for name in _candidates(sentence, wanted)]
     return [name for name in dict.fromkeys(found) if not content_words(name) <= asked]
@@ -45,6 +45,16 @@ def best_names(question: str, texts: Sequence[str]) -> list[str]:
 def content_words(text: str) -> set[str]:
     """Return the words of a text that mean something by themselves, in lower case."""
     return {word for word in _WORD.findall(text.lower()) if word not in _COMMON}
+
+
+def sentences_of(text: str) -> list[str]:
+    """Return the sentences of a text; a line ends one."""
+    return [sentence for sentence in _SENTENCE.split(text) if sentence.strip()]
+
+
+def names_and_numbers(sentence: str) -> list[str]:
+    """Return the names of a sentence, then its numbers."""
+    return [*_candidates(sentence, _NAME), *_candidates(sentence, _NUMBER)]
 
 
 def _candidates(sentence: str, wanted: re.Pattern[str]) -> list[str]:

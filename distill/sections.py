@@ -46,7 +46,7 @@ class TasksConfig(Section):
     source: str = Field(
         default="reasoning_gym:",
         description="`reasoning_gym:` (offline), `jsonl:PATH`, `parquet:PATH`, `hf:NAME` (polaris, deepscaler, "
-        "areal-boba, gsm8k, math, or org/name?question=…&answer=…)",
+        "areal-boba, gsm8k, math, or org/name?question=…&answer=…), `cloze:PATH` (a corpus: questions with a blank)",
     )
     families: Annotated[dict[str, float], AfterValidator(_weights)] = Field(
         default={"simple_equations": 0.45, "chain_sum": 0.4, "gsm_symbolic": 0.15},

@@ -1,8 +1,8 @@
-"""Where problems come from: `reasoning_gym:` (offline), `jsonl:PATH`, `parquet:PATH` and `hf:NAME` (see `eval.hub`).
+"""Where problems come from: `reasoning_gym:`, `jsonl:PATH`, `parquet:PATH`, `hf:NAME` (`eval.hub`) and `cloze:PATH`.
 
 Output: a list of `Task`, one a problem (content-hash ids, duplicates dropped), in an order that depends on the seed
 only. A file may already hold candidate solutions with labels (the input form of AgentV-RL: `idx, question,
-ground_truth, samples[], evaluations[{correct}]`).
+ground_truth, samples[], evaluations[{correct}]`); `cloze:` makes questions of a corpus (`distill.cloze`).
 """
 
 import json
@@ -16,6 +16,7 @@ from agents import records
 from agents.records import task_of
 from agents.scripted_solver import worked_steps
 from agents.types import Task
+from distill.cloze import cloze_tasks
 from tools.errors import ConfigError, DataError
 from tools.whole import write_whole
 
@@ -33,12 +34,12 @@ def load_tasks(
     """Return up to `n` tasks of a source, shuffled by `seed`.
 
     Args:
-        source: `reasoning_gym:`, `jsonl:PATH`, `parquet:PATH`, or `hf:NAME` (see `distill.presets`).
+        source: `reasoning_gym:`, `jsonl:PATH`, `parquet:PATH`, `hf:NAME` (see `distill.presets`), or `cloze:PATH`.
         n: how many problems.
         seed: of the generator and of the shuffle.
         families: reasoning_gym data sets and their shares.
         difficulty: 1.0 is the default; larger numbers, more terms above it.
-        apart_from: reasoning_gym problems that are not drawn again.
+        apart_from: problems of reasoning_gym that are not drawn again; of `cloze:`, neither are their passages.
 
     Raises:
         ConfigError: no such source, family, data set or field.
@@ -47,6 +48,8 @@ def load_tasks(
     kind, _, where = source.partition(":")
     if kind == "reasoning_gym":
         return _generate(n, seed, families or {where: 1.0}, difficulty, {t.id for t in apart_from})
+    if kind == "cloze":
+        return cloze_tasks(where, n, seed, apart_from)  # shuffled already: a passage's questions stay together
     if kind == "hf":
         tasks = _from_hub(where, n, seed)
     else:
@@ -82,7 +85,8 @@ def read_records(source: str) -> Iterator[tuple[str, dict[str, Any]]]:
     kind, _, where = source.partition(":")
     if kind not in ("jsonl", "parquet"):
         raise ConfigError(
-            f"tasks.source={source!r}: unknown kind {kind!r}; use reasoning_gym:, jsonl:PATH, parquet:PATH or hf:NAME"
+            f"tasks.source={source!r}: unknown kind {kind!r}; use reasoning_gym:, jsonl:PATH, parquet:PATH, hf:NAME or "
+            "cloze:PATH"
         )
     path = Path(where).expanduser()
     if not path.is_file():

@@ -119,6 +119,8 @@ def test_another_config_in_the_folder_is_refused(tiny_run: Outcome):
         (["tasks.source=jsonl:/no/such/file.jsonl"], "/no/such/file.jsonl"),
         (["tasks.source=jsonl:{bad}"], "bad.jsonl:2"),
         (["tasks.source=jsonl:{empty}"], "holds no task"),
+        (["tasks.source=cloze:/no/such/corpus"], "/no/such/corpus"),
+        (["tasks.source=cloze:{empty}"], "makes a question"),
         (["teacher.model=x", "teacher.base_url=http://127.0.0.1:9/v1"], "127.0.0.1:9"),
         (["student.model=/no/such/model"], "/no/such/model"),
         (["tools.enabled=python,vision", "teacher.style=full"], "tools.vision.base_url"),

@@ -43,6 +43,7 @@ def test_every_field_is_described_and_classes_are_small() -> None:
     [
         ("tasks.source=reasoning_gym:", "tasks.source", "reasoning_gym:"),
         ("tasks.source=jsonl:../data/a.jsonl", "tasks.source", "jsonl:../data/a.jsonl"),
+        ("tasks.source=cloze:texts", "tasks.source", "cloze:texts"),
         ("name=007", "name", "007"),
         ("name=on", "name", "on"),
         ("name=2026-01-01", "name", "2026-01-01"),
