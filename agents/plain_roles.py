@@ -112,7 +112,7 @@ def render_agent(style: str, problem: str, tools: str, earlier: Earlier | None =
     values = {"problem": problem, "tools": tools}
     system, first, again = _agent_names(style)
     if earlier is not None:
-        values |= {"attempt": earlier.attempt, "review": earlier.review or NO_REVIEW}
+        values |= {"trajectory": earlier.attempt, "review": earlier.review or NO_REVIEW}
     return [
         Message(role="system", content=fill(template(system), values)),
         Message(role="user", content=fill(template(first if earlier is None else again), values)),

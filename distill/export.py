@@ -14,16 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from distill import prompt_rows
 from tools.command_line import guarded
-from tools.errors import ConfigError, DataError, NothingAcceptedError
+from tools.errors import ConfigError, NothingAcceptedError
 
 if TYPE_CHECKING:
     from agents.store import Row
-    from agents.types import Message, Trajectory
     from distill.pipeline import Run
     from distill.select import Funnel
-    from train.pools import Problem
-    from train.reviews import Prompt
 
 KINDS = ("sft", "grpo")
 TEMPLATE = "chat_template.jinja"
@@ -84,7 +82,7 @@ def export(folder: Path, out: Path, kinds: Sequence[str] = KINDS) -> dict[str, i
         if "sft" in kinds:
             made["sft"], funnel = sft_rows(run)
         if "grpo" in kinds:
-            made["grpo"] = grpo_rows(run)
+            made["grpo"] = prompt_rows.grpo_rows(run)
     for kind, rows in made.items():
         if not rows:
             raise NothingAcceptedError(f"{folder}: nothing to export for {kind}; choose another with --what")
@@ -142,73 +140,6 @@ def sft_row(row: "Row") -> dict[str, Any]:
     }
 
 
-def grpo_rows(run: "Run") -> list[dict[str, Any]]:
-    """Return the prompts of GRPO: the messages that open a rollout, and what is for the reward alone.
-
-    That is the label of a solution, or the reference answer of a problem: neither is in a message. Where several
-    recipes are mixed, a column says of which a prompt is.
-    """
-    from distill.judgements import opening
-    from distill.prompts import BY_RECIPE
-    from graphs.judge_state import transcript_for
-    from train.settings import ON_PROBLEMS
-
-    cfg, mixed = run.cfg, len(run.cfg.grpo.recipes) > 1
-    reviewed = {row.trajectory.key: row.trajectory for row in run.teacher_rows}
-    sources = {task.id: task.source for task in run.parts["grpo"]}
-    rows = []
-    for name in cfg.grpo.recipes:
-        for prompt in BY_RECIPE[name](run):
-            if name in ON_PROBLEMS:
-                row = _problem_to_answer(prompt)
-            elif name == "rrm":
-                shown = transcript_for(cfg.student.max_length)
-                row = solution_to_review(prompt, opening(prompt, cfg.teacher.style, shown))
-            else:
-                row = solution_to_review(prompt, _opening_of(reviewed[prompt.key]))
-            rows.append(row | {"source": sources[row["task_id"]]} | ({"recipe": name} if mixed else {}))
-    columns = dict.fromkeys(column for row in rows for column in row)
-    return [columns | row for row in rows]
-
-
-def _opening_of(review: "Trajectory") -> "Sequence[Message]":
-    if not review.turns:
-        raise DataError(f"trajectory {review.key} has no turn; run the harvest again")
-    return review.turns[0].prompt
-
-
-def solution_to_review(prompt: "Prompt", messages: "Sequence[Message]") -> dict[str, Any]:
-    """Return a solution to review or to judge, with the messages that open the rollout."""
-    from agents.protocol import wire_messages
-    from agents.types import task_id
-
-    return {
-        "key": prompt.key,
-        "prompt": wire_messages(messages),
-        "role": prompt.role,
-        "label": prompt.label,
-        "problem": prompt.problem,
-        "solution": prompt.solution,
-        "task_id": task_id(prompt.problem),
-    }
-
-
-def _problem_to_answer(problem: "Problem") -> dict[str, Any]:
-    """Return a problem to answer."""
-    from agents.plain_roles import render_solver
-    from agents.protocol import wire_messages
-
-    return {
-        "key": problem.key,
-        "prompt": wire_messages(render_solver(problem.task.question, problem.task.kind)),
-        "question": problem.task.question,
-        "answer": problem.task.answer,
-        "aliases": list(problem.task.aliases),
-        "task_type": problem.task.kind,
-        "task_id": problem.task.id,
-    }
-
-
 def write_rows(rows: list[dict[str, Any]], folder: Path) -> None:
     """Write rows as the one parquet file of a folder."""
     from datasets import Dataset, disable_progress_bars
@@ -226,6 +157,7 @@ def _settings(run: "Run") -> str:
     made = TrainingSettings(
         seed=cfg.seed,
         style=cfg.teacher.style,
+        answers=cfg.mixture.answerer,
         student=cfg.student,
         sft=cfg.sft,
         grpo=cfg.grpo,

@@ -180,7 +180,8 @@ class Run:
         else:
             draw = by_solver(teacher_context(cfg, **kinds).model_copy(update={"k": k}))
         width = max(1, cfg.teacher.concurrency // k)
-        await sample_all(self.parts[part], self.store, draw, width, {"eval": "held-out"}.get(part, part))
+        told = {"eval": "held-out"}.get(part, part), f"the {cfg.mixture.answerer}"
+        await sample_all(self.parts[part], self.store, draw, width, told)
 
     @cached_property
     def teacher_rows(self) -> list[Row]:
@@ -278,7 +279,7 @@ class Run:
             with self.stage("grpo") as entry, Progress("grpo", 0, "steps") as progress:
                 out.mkdir(exist_ok=True)
                 job = Job(start, self.cfg.student, self.cfg.grpo, out, self.cfg.seed, progress.at)
-                around = Around(context, lambda: open_tools(self.cfg), self.cfg.judge)
+                around = Around(context, lambda: open_tools(self.cfg), self.cfg.judge, self.cfg.mixture.answerer)
                 entry["report"] = train_grpo(prompts, around, job)
             self._clean_up(out)
         return out / "model"

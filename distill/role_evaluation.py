@@ -103,7 +103,8 @@ class RoleWork:
                 exception group), else at the end. What is done is kept.
         """
         roles = self.cfg.mixture.roles
-        kinds = {"agent": self._act, "judge": self._judge, self.cfg.mixture.answerer: self._answer}
+        answerer = self.cfg.mixture.answerer
+        kinds = {answerer: self._answer, "judge": self._judge} | ({"agent": self._act} if answerer != "agent" else {})
         ended = [await work(chat, progress) for role, work in kinds.items() if role in roles]
         last = next((error for _, error in reversed(ended) if error is not None), None)
         if last is not None:

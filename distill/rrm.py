@@ -168,8 +168,8 @@ def parts(problems: "Sequence[Problem]", sft_share: float, seed: int) -> "tuple[
 
 def grpo_rows(problems: "Sequence[Problem]", context: "JudgeContext") -> list[dict[str, Any]]:
     """Return the prompts of GRPO; the label is in no message."""
-    from distill.export import solution_to_review
     from distill.judgements import judge_prompts, opening
+    from distill.prompt_rows import solution_to_review
 
     sources = {problem.task.id: problem.task.source for problem in problems}
     prompts = judge_prompts((p.task, candidate) for p in problems for candidate in p.candidates)

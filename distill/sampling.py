@@ -84,21 +84,20 @@ def candidate_of(task: Task, index: int, made: Trajectory) -> Candidate:
     )
 
 
-async def sample_all(tasks: Sequence[Task], store: Store, draw: Draw, width: int, whose: str) -> None:
+async def sample_all(tasks: Sequence[Task], store: Store, draw: Draw, width: int, told: tuple[str, str]) -> None:
     """Bring candidates of the problems that have none into the store, `width` problems at once.
 
     Raises:
-        ModelError: whoever answers failed (inside an exception group); `whose` problems they are is told.
+        ModelError: whoever answers failed (inside an exception group); `told` says whose problem it was, and who.
     """
-    slots = asyncio.Semaphore(width)
+    slots, (whose, who) = asyncio.Semaphore(width), told
     store.add_tasks(tasks)
 
     async def one(task: Task) -> None:
         async with slots:
             drawn = await draw(task)
         if drawn.error is not None:
-            told = f"no answer to a {whose} problem ({drawn.error.message})"
-            raise ModelError(f"{told}; what is done is kept, run again to resume")
+            raise ModelError(f"{whose} problem: {who} failed ({drawn.error.message}); run again to resume")
         store.add_candidates(task.id, drawn.candidates)
 
     async with asyncio.TaskGroup() as group:

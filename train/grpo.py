@@ -226,7 +226,10 @@ def around(settings: TrainingSettings) -> Around:
     from tools.registry import open_with_sandbox
 
     return Around(
-        rollout_context(settings), lambda: open_with_sandbox(settings.tools, settings.sandbox), settings.judge
+        rollout_context(settings),
+        lambda: open_with_sandbox(settings.tools, settings.sandbox),
+        settings.judge,
+        settings.answers,
     )
 
 

@@ -1,10 +1,12 @@
 """Prompts of GRPO from the data that a command line names: exported solutions, or problems (exported, or of a file)."""
 
+import json
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
 from agents.records import read_records, task_of
+from agents.types import Turn
 from tools.errors import ConfigError, DataError
 from train.launch import read_rows
 from train.mixed import MixedPrompt
@@ -29,7 +31,8 @@ def read_solutions(args: Namespace) -> list[Prompt]:
 
 
 def _solution(row: dict[str, Any]) -> Prompt:
-    return Prompt(row["key"], row["problem"], row["solution"], row["role"], row["label"])
+    turns = tuple(Turn.model_validate(turn) for turn in json.loads(row.get("turns") or "[]"))
+    return Prompt(row["key"], row["problem"], row["solution"], row["role"], row["label"], turns)
 
 
 def read_mixed(args: Namespace) -> list[MixedPrompt]:

@@ -22,7 +22,7 @@ from train.engines import Policy
 from train.groups import GroupRollouts
 from train.pools import Answer, Pool, Problem, pool_metrics, valued
 from train.rewards import model_reward, rule_reward
-from train.settings import GrpoConfig, JudgeConfig
+from train.settings import Answerer, GrpoConfig, JudgeConfig
 
 
 class Parties(NamedTuple):
@@ -126,9 +126,9 @@ def _unjudged(reviews: Sequence[Trajectory]) -> ErrorInfo | None:
     return failure_of(reviews[-1]) if reviews else None
 
 
-def answer_context(settings: GrpoConfig, limits: VerifierContext) -> RefineContext:
+def answer_context(settings: GrpoConfig, limits: VerifierContext, answers: Answerer = "solver") -> RefineContext:
     """Return limits and sampling of the policy as solver and as refiner, or as the agent: the same for both answers."""
-    agent = acting(limits) if settings.answers == "agent" else None
+    agent = acting(limits) if answers == "agent" else None
     return RefineContext.model_validate(
         {
             "style": limits.style,

@@ -27,11 +27,11 @@ from train.groups import GroupRollouts
 from train.inputs import read_mixed, read_problems, read_solutions
 from train.mixed import MixedPrompt, MixedRollouts, taking_turns
 from train.pools import Problem
-from train.reagent import OpensParties, Parties, ReagentRollouts, answer_context, open_judge
+from train.reagent import Parties, ReagentRollouts, answer_context, open_judge
 from train.reviews import Prompt, in_turn
 from train.rewards import reward_by_role
 from train.rollout import Opens, ReviewRollouts, VerifierContext
-from train.settings import GrpoConfig, JudgeConfig, RecipeName, StudentConfig
+from train.settings import Answerer, GrpoConfig, JudgeConfig, RecipeName, StudentConfig
 
 MakeRollouts = Callable[[Policy, int], GroupRollouts[Any, Any]]  # of the policy and the id of its end token
 
@@ -58,23 +58,20 @@ class Job(NamedTuple):
 
 
 class Around(NamedTuple):
-    """What rollouts are made with: limits and prompt style, tools, and who judges answers."""
+    """What rollouts are made with: limits and prompt style, tools, who judges answers, and who answers."""
 
     context: VerifierContext
     open_tools: Opens
     judge: JudgeConfig = JudgeConfig()
+    answers: Answerer = "solver"
 
-    def open_parties(self, settings: GrpoConfig) -> OpensParties:
-        """Return what opens those who take part in an answer: the judge, and the tools where an agent answers."""
-
-        @asynccontextmanager
-        async def opened() -> AsyncIterator[Parties]:
-            async with AsyncExitStack() as stack:
-                judge = await stack.enter_async_context(open_judge(self.judge))
-                tools = await stack.enter_async_context(self.open_tools()) if settings.answers == "agent" else {}
-                yield Parties(judge, tools)
-
-        return opened
+    @asynccontextmanager
+    async def open_parties(self) -> AsyncIterator[Parties]:
+        """Open those who take part in an answer: the judge, and the tools where the agent answers."""
+        async with AsyncExitStack() as stack:
+            judge = await stack.enter_async_context(open_judge(self.judge))
+            tools = await stack.enter_async_context(self.open_tools()) if self.answers == "agent" else {}
+            yield Parties(judge, tools)
 
 
 class Recipe(NamedTuple):
@@ -163,8 +160,8 @@ def on_problems(problems: Sequence[Problem], around: Around, job: Job) -> MakeRo
         return ReagentRollouts(
             problems,
             policy,
-            answer_context(job.settings, around.context),
-            around.open_parties(job.settings),
+            answer_context(job.settings, around.context, around.answers),
+            around.open_parties,
             refines=job.settings.refines,
             weight=around.judge.weight,
             end_token=end_token,

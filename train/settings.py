@@ -9,6 +9,7 @@ from tools.registry import ToolsConfig, check_prompts
 from tools.sandbox.settings import SandboxConfig
 from tools.settings import OPERATIONAL, Rate, Section
 
+Answerer = Literal["solver", "agent"]
 RecipeName = Literal["agentv", "rrm", "reagent_r", "reagent_u"]
 RECIPE_NAMES: tuple[RecipeName, ...] = get_args(RecipeName)
 ON_PROBLEMS: tuple[RecipeName, ...] = ("reagent_r", "reagent_u")  # they are given problems; the others solutions
@@ -172,11 +173,6 @@ class GrpoConfig(Section):
         default=True,
         description="prompts are the (candidate, role) pairs that the teacher got right; false: all of them",
     )
-    answers: Literal["solver", "agent"] = Field(
-        default="solver",
-        description="who answers in reagent_r and reagent_u: the solver in one reply, or the agent with the tools, "
-        "the first time and again",
-    )
     forward_share: Rate = Field(default=0.5, description="share of forward verifiers among the prompts")
     slots: int = Field(default=32, ge=1, description="conversations decoded at once")
     max_tokens: int = Field(default=96, ge=1, description="of a turn")
@@ -226,6 +222,11 @@ class TrainingSettings(Section):
 
     seed: int = Field(default=0, ge=0, description="order of rows, prompts and sampling")
     style: Literal["compact", "full"] = Field(default="compact", description="prompts of the verifiers")
+    answers: Answerer = Field(
+        default="solver",
+        description="who answers in reagent_r and reagent_u, first and again: the solver in one reply, or the agent "
+        "with the tools",
+    )
     student: StudentConfig = StudentConfig()
     sft: SftConfig = SftConfig()
     grpo: GrpoConfig = GrpoConfig()
@@ -235,5 +236,6 @@ class TrainingSettings(Section):
 
     @model_validator(mode="after")
     def _prompts_know_the_tools(self) -> Self:
-        check_prompts(self.tools.enabled, self.style, "style")
+        if "agentv" in self.grpo.recipes:
+            check_prompts(self.tools.enabled, self.style, "style")
         return self

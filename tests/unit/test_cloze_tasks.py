@@ -52,7 +52,6 @@ def corpus(tmp_path: Path, passages: dict[str, str]) -> str:
         ('He sang "Long Road Home" at the fair.', "Long Road Home"),  # between quotes
         ("The king (Valdemar Atterdag) took the town.", "Valdemar Atterdag"),
         ("It lies south of Finland's old capital.", "Finland"),  # before what is glued to it
-        ("Valdemar Atterdag took the town in summer.", "Valdemar Atterdag"),  # at the beginning of the text
     ],
 )
 def test_what_was_left_out_is_found_again(sentence: str, answer: str) -> None:

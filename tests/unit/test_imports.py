@@ -1,8 +1,8 @@
 """The direction of imports and their weight, over the whole tree, read from the syntax (nothing is imported).
 
 `tools` <- `agents` <- `graphs` <- `distill`, `eval`, `train`; of the last three only `distill` imports freely, and
-inside `train` only `rollout` ties training to graphs. Heavy packages are never imported at the top of a module
-that `--help`, the graphs or a chat model reach.
+inside `train` only `rollout` and `reagent` tie training to graphs. Heavy packages are never imported at the top of a
+module that `--help`, the graphs or a chat model reach.
 """
 
 import ast
@@ -21,7 +21,7 @@ ALLOWED = {
     "train": {"tools", "agents", "eval", "train"},
     "distill": set(PACKAGES),
 }
-EXTRA = {"train.rollout": {"graphs"}}
+EXTRA = {"train.rollout": {"graphs"}, "train.reagent": {"graphs"}}
 HEAVY = frozenset(
     {
         "torch",

@@ -18,9 +18,9 @@ from train.advantages import pooled_advantages
 from train.groups import GroupRollouts
 from train.mixed import MixedGroup, MixedPrompt, MixedRollouts, taking_turns
 from train.pools import Answer, Pool, Problem
+from train.reagent import ReagentRollouts
 from train.recipes import MIXED, RECIPES, Around, Job, on_all, recipe_of, recipes_in_turn
 from train.reviews import Group, Prompt
-from train.reagent import ReagentRollouts
 from train.rollout import ReviewRollouts
 from train.settings import GrpoConfig, RecipeName, StudentConfig, recipe_shares
 

@@ -186,7 +186,7 @@ async def test_the_solver_writes_the_first_solution():
     solver = FakeChat(replies={"solve": ["A: 18"]})
     context = RefineContext(chat=Verifier(good=("A: 18",)), solver=solver, tools={"python": FakePython()})
     out = await build_refine().ainvoke({"problem": PROBLEM}, context=context)
-    assert (out["solution"], out["stop"], out["rounds"][0].made.stage) == ("A: 18", "accepted", "solve")
+    assert (out["solution"], out["stop"], out["rounds"][0].made[0].stage) == ("A: 18", "accepted", "solve")
     assert [str(m.content) for m in solver.sent[0][0]][-1] == PROBLEM
     failed = RefineContext(chat=Verifier(), solver=FakeChat(replies={"solve": [ModelError("gone")]}))
     out = await build_refine().ainvoke({"problem": PROBLEM}, context=failed)

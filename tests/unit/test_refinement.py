@@ -206,7 +206,7 @@ def test_what_was_done_before_a_kill_is_not_asked_again(models: tuple[EvenJudge,
         outcomes = {name: [(r.solution, r.outcome) for r in rounds] for name, rounds in again.items()}
         assert outcomes == {n: [(r.solution, r.outcome) for r in rounds] for n, rounds in whole["verifier"].items()}
         done = [json.loads(line)["round"] for line in lines[:held]]
-        revised = sum(r["made"] is not None and not r["reviews"] for r in done)
+        revised = sum(bool(r["made"]) and not r["reviews"] for r in done)
         asked = 6 * sum(bool(r["reviews"]) for r in done) + revised
         assert len(judge.sent) + len(refiner.sent) == calls - asked
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from agents.plain_roles import SOLVER
 from agents.store import Row, Store
 from agents.types import Candidate, StopReason, Task
 from distill.config import load_config
@@ -78,7 +79,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 def settings(*roles: str, sets: tuple[str, ...] = ()) -> RunConfig:
-    weights = ", ".join(f"{role}: 1" for role in roles)
+    weights = ", ".join(f"{role}: 1" for role in (SOLVER, *roles))  # else the agent answers
     return load_config(None, [f"mixture.weights={{{weights}}}", "grpo.steps=0", "teacher.max_outages=9", *sets])
 
 
@@ -150,9 +151,9 @@ async def test_an_outage_is_no_example(store: Store, role: str):
     n = {"refiner": 4, "agent": 2}[role]
     assert (await harvest(store, who, role))[0] == n
     assert [row.trajectory.stop_reason for row in of(store, role)] == [StopReason.ERROR] * n
-    cfg = settings(role)
+    alone = load_config(None, [f"mixture.weights={{{role}: 1}}", "grpo.steps=0"])
     with pytest.raises(NothingAcceptedError, match=rf"of {role} .* answered \({n} of {n}\)"):
-        select_mixture(list(store), [], cfg.mixture, cfg.select, Apart(), 0)
+        select_mixture(list(store), [], alone.mixture, alone.select, Apart(), 0)
     who = teachers()
     assert (await harvest(store, who, role))[0] == 0 and sent(who)[1:] == ((4, 0) if role == "refiner" else (0, 2))
     assert {row.trajectory.stop_reason for row in of(store, role)} == {StopReason.COMPLETED}
