@@ -158,6 +158,7 @@ def _settings(run: "Run") -> str:
         seed=cfg.seed,
         style=cfg.teacher.style,
         answers=cfg.mixture.answerer,
+        agent_turns=cfg.mixture.agent_turns,
         student=cfg.student,
         sft=cfg.sft,
         grpo=cfg.grpo,

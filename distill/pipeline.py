@@ -279,7 +279,10 @@ class Run:
             with self.stage("grpo") as entry, Progress("grpo", 0, "steps") as progress:
                 out.mkdir(exist_ok=True)
                 job = Job(start, self.cfg.student, self.cfg.grpo, out, self.cfg.seed, progress.at)
-                around = Around(context, lambda: open_tools(self.cfg), self.cfg.judge, self.cfg.mixture.answerer)
+                mixture = self.cfg.mixture
+                around = Around(
+                    context, lambda: open_tools(self.cfg), self.cfg.judge, mixture.answerer, mixture.agent_turns
+                )
                 entry["report"] = train_grpo(prompts, around, job)
             self._clean_up(out)
         return out / "model"

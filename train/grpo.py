@@ -230,6 +230,7 @@ def around(settings: TrainingSettings) -> Around:
         lambda: open_with_sandbox(settings.tools, settings.sandbox),
         settings.judge,
         settings.answers,
+        settings.agent_turns,
     )
 
 

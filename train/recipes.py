@@ -58,12 +58,18 @@ class Job(NamedTuple):
 
 
 class Around(NamedTuple):
-    """What rollouts are made with: limits and prompt style, tools, who judges answers, and who answers."""
+    """What rollouts are made with: limits and prompt style, tools, who judges answers, who answers in how many steps."""
 
     context: VerifierContext
     open_tools: Opens
     judge: JudgeConfig = JudgeConfig()
     answers: Answerer = "solver"
+    agent_turns: int = 13
+
+    @property
+    def acting_context(self) -> VerifierContext:
+        """The limits of an answer: those of a review, but for the agent's steps."""
+        return self.context.model_copy(update={"max_turns": self.agent_turns})
 
     @asynccontextmanager
     async def open_parties(self) -> AsyncIterator[Parties]:
@@ -160,7 +166,7 @@ def on_problems(problems: Sequence[Problem], around: Around, job: Job) -> MakeRo
         return ReagentRollouts(
             problems,
             policy,
-            answer_context(job.settings, around.context, around.answers),
+            answer_context(job.settings, around.acting_context, around.answers),
             around.open_parties,
             refines=job.settings.refines,
             weight=around.judge.weight,

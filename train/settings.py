@@ -227,6 +227,7 @@ class TrainingSettings(Section):
         description="who answers in reagent_r and reagent_u, first and again: the solver in one reply, or the agent "
         "with the tools",
     )
+    agent_turns: int = Field(default=13, ge=1, description="steps of the agent, where it answers")
     student: StudentConfig = StudentConfig()
     sft: SftConfig = SftConfig()
     grpo: GrpoConfig = GrpoConfig()
