@@ -12,7 +12,16 @@ from agents.types import EVERY_ROLE, ROLES, Role
 from tools.registry import ToolsConfig, check_prompts
 from tools.sandbox.settings import SandboxConfig
 from tools.settings import OPERATIONAL, Rate, Section
-from train.settings import Answerer, GrpoConfig, JudgeConfig, RecipeName, SftConfig, StudentConfig
+from train.settings import (
+    AGENT_TURNS,
+    Answerer,
+    GrpoConfig,
+    JudgeConfig,
+    RecipeName,
+    SftConfig,
+    StudentConfig,
+    answerer_among,
+)
 
 Named = TypeVar("Named", bound=str)
 
@@ -128,7 +137,9 @@ class MixtureConfig(Section):
         description="shares of the examples of forward_verifier, backward_verifier, judge, solver, refiner, agent; "
         "0 or absent: the role is not learned",
     )
-    agent_turns: int = Field(default=4, ge=1, description="steps of the agent, of the teacher and of the student")
+    agent_turns: int = Field(
+        default=AGENT_TURNS, ge=1, description="steps of the agent, of the teacher and of the student"
+    )
     critic: Literal["student", "judge"] = Field(
         default="student",
         description="whose critique the evaluation refines answers on: the student's own, where it learns to judge, or "
@@ -142,8 +153,8 @@ class MixtureConfig(Section):
 
     @property
     def answerer(self) -> Answerer:
-        """Whose answers are judged and refined: the agent's, with tools, where it is learned and the solver is not."""
-        return "agent" if "agent" in self.roles and "solver" not in self.roles else "solver"
+        """Whose answers are judged and refined; see `answerer_among`."""
+        return answerer_among(self.roles)
 
     @property
     def refines(self) -> bool:

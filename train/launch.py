@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from tools.errors import ConfigError, DataError
 from train.callbacks import StepHook, is_main_process
-from train.settings import TrainingSettings
+from train.settings import AGENT_TURNS, TrainingSettings, answerer_among
 
 SETTINGS = "settings.yaml"
 OF_A_RUN = ("name", "out", "tasks", "solver", "teacher", "mixture", "select", "eval")  # a profile has these besides
@@ -52,7 +52,7 @@ def parse(kind: str, argv: Sequence[str] | None) -> argparse.Namespace:
 def load_settings(args: argparse.Namespace) -> TrainingSettings:
     """Return the settings: defaults, then the file, then `--set`, then `--student`.
 
-    Of a run's profile the sections that are not about training are passed over.
+    Of a run's profile the sections that are not about training are passed over, but for what rollouts need of them.
 
     Raises:
         ConfigError: the file cannot be read, or a key or value is wrong.
@@ -64,7 +64,7 @@ def load_settings(args: argparse.Namespace) -> TrainingSettings:
             values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
         except (OSError, yaml.YAMLError) as error:
             raise ConfigError(f"{path}: cannot be read ({str(error).splitlines()[0]}); see --settings") from error
-        values = {key: value for key, value in values.items() if key not in OF_A_RUN}
+        values = _of_profile(values) | {key: value for key, value in values.items() if key not in OF_A_RUN}
     for text in [*args.set, *([f"student.model={args.student}"] if args.student else [])]:
         _assign(values, text)
     try:
@@ -73,6 +73,17 @@ def load_settings(args: argparse.Namespace) -> TrainingSettings:
         first = error.errors(include_url=False)[0]
         key = ".".join(map(str, first["loc"]))
         raise ConfigError(f"{key}: {first['msg'].removeprefix('Value error, ')}, got {first['input']!r}") from error
+
+
+def _of_profile(values: dict[str, Any]) -> dict[str, Any]:
+    """Return what a run's profile says of training in sections of its own: prompt style, who answers, in how many steps."""
+    mixture, found = values.get("mixture") or {}, {}
+    if style := (values.get("teacher") or {}).get("style"):
+        found["style"] = style
+    if weights := mixture.get("weights"):
+        found["answers"] = answerer_among([role for role, weight in weights.items() if weight])
+        found["agent_turns"] = mixture.get("agent_turns", AGENT_TURNS)
+    return found
 
 
 def _assign(values: dict[str, Any], text: str) -> None:

@@ -31,7 +31,7 @@ from train.reagent import Parties, ReagentRollouts, answer_context, open_judge
 from train.reviews import Prompt, in_turn
 from train.rewards import reward_by_role
 from train.rollout import Opens, ReviewRollouts, VerifierContext
-from train.settings import Answerer, GrpoConfig, JudgeConfig, RecipeName, StudentConfig
+from train.settings import AGENT_TURNS, Answerer, GrpoConfig, JudgeConfig, RecipeName, StudentConfig
 
 MakeRollouts = Callable[[Policy, int], GroupRollouts[Any, Any]]  # of the policy and the id of its end token
 
@@ -64,7 +64,7 @@ class Around(NamedTuple):
     open_tools: Opens
     judge: JudgeConfig = JudgeConfig()
     answers: Answerer = "solver"
-    agent_turns: int = 13
+    agent_turns: int = AGENT_TURNS
 
     @property
     def acting_context(self) -> VerifierContext:

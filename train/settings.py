@@ -1,6 +1,7 @@
 """The settings of training: the student, supervised fine-tuning, GRPO."""
 
 import re
+from collections.abc import Collection
 from typing import Annotated, Literal, Self, get_args
 
 from pydantic import AfterValidator, Field, model_validator
@@ -10,9 +11,15 @@ from tools.sandbox.settings import SandboxConfig
 from tools.settings import OPERATIONAL, Rate, Section
 
 Answerer = Literal["solver", "agent"]
+AGENT_TURNS = 4  # of a small agent; Reagent trains with 13
 RecipeName = Literal["agentv", "rrm", "reagent_r", "reagent_u"]
 RECIPE_NAMES: tuple[RecipeName, ...] = get_args(RecipeName)
 ON_PROBLEMS: tuple[RecipeName, ...] = ("reagent_r", "reagent_u")  # they are given problems; the others solutions
+
+
+def answerer_among(roles: Collection[str]) -> Answerer:
+    """Return who answers where these roles are learned: the agent, with tools, where it is and the solver is not."""
+    return "agent" if "agent" in roles and "solver" not in roles else "solver"
 
 
 def recipe_shares(text: str) -> dict[RecipeName, float]:
@@ -227,7 +234,7 @@ class TrainingSettings(Section):
         description="who answers in reagent_r and reagent_u, first and again: the solver in one reply, or the agent "
         "with the tools",
     )
-    agent_turns: int = Field(default=13, ge=1, description="steps of the agent, where it answers")
+    agent_turns: int = Field(default=AGENT_TURNS, ge=1, description="steps of the agent, where it answers")
     student: StudentConfig = StudentConfig()
     sft: SftConfig = SftConfig()
     grpo: GrpoConfig = GrpoConfig()
