@@ -4,7 +4,7 @@ import importlib.util
 import os
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -73,11 +73,15 @@ def _answers(host: str, port: int) -> bool:
 
 
 def _refused(cfg: RunConfig) -> Iterator[str]:
-    """Yield what the run itself would say of its sandbox and its student."""
+    """Yield what the run itself would say of its sandbox, its student, and its search."""
     from tools.sandbox.factory import check_sandbox
+    from tools.search import SearchTool
     from train.student import check_student
 
-    for check in (lambda: check_sandbox(cfg.sandbox), lambda: check_student(cfg.student.model)):
+    checks: list[Callable[[], object]] = [lambda: check_sandbox(cfg.sandbox), lambda: check_student(cfg.student.model)]
+    if "search" in cfg.tools.enabled:
+        checks.append(lambda: SearchTool(cfg.tools.search))
+    for check in checks:
         try:
             check()
         except ConfigError as error:

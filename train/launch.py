@@ -76,7 +76,7 @@ def load_settings(args: argparse.Namespace) -> TrainingSettings:
 
 
 def _of_profile(values: dict[str, Any]) -> dict[str, Any]:
-    """Return what a run's profile says of training in sections of its own: prompt style, who answers, in how many steps."""
+    """Return what other sections of a run's profile say of rollouts: prompt style, who answers, in how many steps."""
     mixture, found = values.get("mixture") or {}, {}
     if style := (values.get("teacher") or {}).get("style"):
         found["style"] = style

@@ -58,7 +58,7 @@ class Job(NamedTuple):
 
 
 class Around(NamedTuple):
-    """What rollouts are made with: limits and prompt style, tools, who judges answers, who answers in how many steps."""
+    """What rollouts are made with: limits and prompt style, tools, who judges answers, who answers, its steps."""
 
     context: VerifierContext
     open_tools: Opens
