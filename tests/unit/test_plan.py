@@ -214,6 +214,16 @@ def test_a_dry_run_says_what_is_missing_and_writes_nothing(no_network, monkeypat
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_search_that_cannot_be_opened_is_missing(no_network, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert "  tools.search.corpus is not set: give a JSONL file" in "\n".join(lines(load_config("reagent-tools-demo")))
+    (tmp_path / "c.jsonl").write_text('{"title": "t", "text": "x"}\n')
+    told = "\n".join(lines(load_config("reagent-tools-demo", ["tools.search.corpus=c.jsonl"])))
+    assert "tools.search" not in told
+    monkeypatch.delenv("SERPER_API_KEY", raising=False)
+    assert "  SERPER_API_KEY is not set" in "\n".join(lines(load_config("reagent_8b")))
+
+
 def test_what_one_gpu_does_not_hold_is_sharded(no_network):
     """8.19B x 16 bytes and activations of 12.2 GiB: 122 GiB of state over 72 - 12.2 GiB each is three."""
     told = "\n".join(lines(load_config("agentv_4b", ["student.model=Qwen/Qwen3-8B"])))
