@@ -88,7 +88,7 @@ async def _reviewed(attempt: Attempt, last: Round, context: RefineContext) -> Ro
         return last.model_copy(update={"error": _info(error, "review")})
     if said.error is not None:
         return last.model_copy(update={"error": said.error, "reviews": said.reviews})
-    shown = "\n".join(turn.content for turn in attempt.turns)
+    shown = writers.seen_again(last, context)
     text = bounded(withhold_answers(said.text, attempt.problem, attempt.solution, shown), context.max_critique)
     outcome = "no_verdict" if said.accepted is None else "accepted" if said.accepted else "rejected"
     return last.model_copy(update={"outcome": outcome, "critique": text, "reviews": said.reviews})

@@ -12,7 +12,7 @@ from langchain_core.language_models.chat_models import BaseChatModel
 from agents.final_answer import format_final
 from agents.plain_roles import Earlier, render_refiner, render_solver
 from agents.protocol import strip_thoughts, to_langchain
-from agents.transcript import transcript
+from agents.transcript import parts_of, transcript
 from agents.types import ErrorInfo, Message, Round, Turn
 from graphs.opened import open_model
 from graphs.react import build_react
@@ -48,6 +48,11 @@ async def again(problem: str, last: Round, name: str, context: RefineContext) ->
     prompt = render_refiner(context.refiner_style or context.style, problem, last.solution, last.critique or None)
     settings = {"max_tokens": context.refiner_max_tokens, "temperature": context.refiner_temperature}
     return await _ask(refiner, prompt, "refine", name, context.max_seconds, **settings)
+
+
+def seen_again(last: Round, context: RefineContext) -> str:
+    """Return what whoever writes anew is shown of a round beside its solution: an agent sees all that it did."""
+    return "\n".join(part.text for part in parts_of(turns_of(last))) if context.agent is not None else ""
 
 
 def turns_of(found: Round) -> tuple[Turn, ...]:

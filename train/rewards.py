@@ -13,7 +13,7 @@ therefore divides by the deviation of the whole batch (`train.recipes`), also in
 
 from collections.abc import Callable, Sequence
 
-from agents.final_answer import gives_answer
+from agents.final_answer import format_final, gives_answer, parse_final
 from agents.judgements import is_in_form
 from agents.plain_roles import ACT
 from agents.transcript import final_text
@@ -77,11 +77,15 @@ def reward_by_role(trajectory: Trajectory, label: bool) -> float | None:
 def final_answer_text(turns: Sequence[Turn]) -> str:
     """Return the solution that a conversation ends with, without thoughts.
 
-    Empty where the last reply was cut, and where an agent's ends without an answer.
+    Of an agent's it is the answer alone, as graph and evaluation read it: what stands beside the tag counts for
+    nothing. Empty where the last reply was cut, and where an agent's ends without an answer.
     """
-    if not turns or turns[-1].finish_reason == "length" or (turns[-1].stage == ACT and not gives_answer(turns[-1])):
+    if not turns or turns[-1].finish_reason == "length":
         return ""
-    return final_text(turns)
+    last = turns[-1]
+    if last.stage != ACT:
+        return final_text(turns)
+    return format_final(parse_final(last.content) or "") if gives_answer(last) else ""
 
 
 def rule_reward(task: Task, turns: Sequence[Turn]) -> float | None:

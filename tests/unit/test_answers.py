@@ -4,12 +4,15 @@ import json
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agents.types import Task
 from eval.answers import answers_equal, extract_answer, label
+from eval.checkers import grade
 from eval.math_check import MathChecker
 from tools.errors import RetortError
 
@@ -56,6 +59,55 @@ def test_forms(text: str, answer: str) -> None:
 )
 def test_last_occurrence_wins(text: str, answer: str) -> None:
     assert extract_answer(text) == answer
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("So: <answer>on the roof</answer>", "on the roof"),
+        ("<ANSWER>\n on the roof.\n</Answer>", "on the roof"),
+        ("<answer>1, 2</answer> no, <answer>3, 4</answer>", "3, 4"),  # the last one counts
+        ("<answer>open <answer>closed</answer>", "closed"),
+        ("<answer>7</answer> or <answer>8", "7"),
+        ("<answer>7</answer> or <answer></answer>", "7"),
+        ("<answer>7</answer> or <answer> : </answer>", "7"),
+        (r"<answer>\boxed{\frac{1}{\sqrt{3}}}</answer>", r"\frac{1}{\sqrt{3}}"),
+        (r"<answer>It is $\boxed{9}$.</answer>", "9"),
+        (r"\boxed{1} <answer>2</answer>", "2"),
+        (r"<answer>2</answer> \boxed{1}", "1"),
+        ("Answer: <answer>5</answer>", "5"),
+        ("The answer is <answer>5</answer>.", "5"),
+        ("A: 4\n<answer>5</answer>", "5"),
+        ("<answer>5</answer>\nWe checked it: the answer is correct.", "5"),
+        (f"<answer>{'x' * 1000}</answer>", "x" * 1000),
+        ("<answer></answer>", None),
+        ("<answer> \n</answer>", None),
+        ("<answer>…</answer>", None),
+        ("<answer>never closed", None),
+        ("never opened</answer>", None),
+        (f"<answer>{'x' * 1001}</answer>", None),
+    ],
+)
+def test_an_answer_in_a_tag(text: str, answer: str | None) -> None:
+    assert extract_answer(text) == answer
+
+
+@pytest.mark.parametrize(
+    ("kind", "truth", "said", "right"),
+    [
+        ("qa", "on the roof", "On a roof!", True),
+        ("qa", "on the roof", "on the roof of the house", False),
+        ("qa", "on the roof", "roof", False),
+        ("qa", "no", "unknown", False),
+        ("short", "1,234", "1234", True),
+        ("short", "17", "170", False),
+        ("math", r"\frac{1}{2}", "0.5", True),
+        ("math", "18", "118", False),
+    ],
+)
+def test_an_answer_in_a_tag_is_compared_by_the_tasks_kind(kind: Any, truth: str, said: str, right: bool) -> None:
+    task = Task(question="?", answer=truth, kind=kind)
+    assert grade(task, f"I looked it up.\n<answer>{said}</answer>").correct is right
 
 
 MASTER_KEYS = [
@@ -211,7 +263,15 @@ def test_integers_are_equal_iff_they_are(a: int, b: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["\\boxed{" * 5000, "#### a" + " " * 50_000 + "x\ny", "answer is 1" + " " * 50_000, "*" * 50_000]
+    "text",
+    [
+        "<answer>" * 5000,
+        "<answer>" + "x" * 50_000,
+        "\\boxed{" * 5000,
+        "#### a" + " " * 50_000 + "x\ny",
+        "answer is 1" + " " * 50_000,
+        "*" * 50_000,
+    ],
 )
 def test_extraction_is_linear(text: str) -> None:
     started = time.monotonic()

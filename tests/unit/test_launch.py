@@ -9,12 +9,16 @@ from typing import Any
 import pytest
 import yaml
 
+from distill import export
+from distill.config import load_config
+from distill.sections import RunConfig
 from tests.unit.made_run import make_run
 from tests.unit.tiny import TEMPLATE, tiny_model, tiny_tokenizer
 from tools.errors import ConfigError, DataError
 from train import grpo, sft
 from train.callbacks import trainer_callback
-from train.launch import REPORT, load_settings, parse, read_rows
+from train.launch import OF_A_RUN, REPORT, load_settings, parse, read_rows
+from train.settings import TrainingSettings
 
 ROOT = Path(__file__).parents[2]
 
@@ -22,9 +26,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     """What is exported of a small run."""
-    from distill.export import export
-
-    export(make_run(tmp_path), tmp_path / "data")
+    export.export(make_run(tmp_path), tmp_path / "data")
     return tmp_path / "data"
 
 
@@ -59,12 +61,48 @@ def test_the_export_holds_the_runs_settings(data, tmp_path):
     assert saved["style"] == cfg["teacher"]["style"]
 
 
+PROFILES = sorted((ROOT / "distill" / "profiles").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", PROFILES, ids=lambda path: path.stem)
+def test_every_profile_serves_as_settings_of_the_training(path):
+    """What it says of training is taken, what it says of the rest of a run is passed over."""
+    profile: dict[str, Any] = yaml.safe_load(path.read_text())
+    made = load_settings(parse("grpo", ["--data", "none", "--out", "x", "--settings", str(path)])).model_dump()
+    for name in ("student", "sft", "grpo", "judge"):
+        given = {key: value for key, value in profile.get(name, {}).items() if not isinstance(value, dict)}
+        assert {key: made[name][key] for key in given} == given
+
+
+def test_a_profile_with_a_mixture_is_read():
+    path = ROOT / "distill" / "profiles" / "unified.yaml"
+    assert "mixture" in yaml.safe_load(path.read_text())
+    made = load_settings(parse("grpo", ["--tasks", "jsonl:x", "--out", "x", "--settings", str(path)]))
+    assert made.grpo.shares == {"agentv": 2.0, "rrm": 1.0, "reagent_u": 1.0} and made.answers == "solver"
+
+
+def test_a_runs_sections_are_of_training_or_known_to_be_not():
+    """A new section of a run that training does not know would make its profiles unreadable."""
+    assert set(RunConfig.model_fields) <= set(OF_A_RUN) | set(TrainingSettings.model_fields)
+    assert not set(OF_A_RUN) & set(TrainingSettings.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("weights", "answers"), [({"agent": 1, "judge": 1}, "agent"), ({"agent": 1, "solver": 1}, "solver")]
+)
+def test_who_answers_is_exported(weights, answers, tmp_path):
+    run: Any = SimpleNamespace(cfg=load_config(None, [f"mixture.weights={weights}", "grpo.recipe=reagent_u"]))
+    (tmp_path / "settings.yaml").write_text(export._settings(run))
+    assert settings(data=str(tmp_path)).answers == answers
+
+
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
         (["--set", "sft.rl=1"], "sft.rl: Extra inputs"),
         (["--set", "sft.lr=-1"], "sft.lr: .*greater than 0, got -1"),
         (["--set", "sft"], "expected a.b=c"),
+        (["--set", "answers=refiner"], "answers: Input should be 'solver' or 'agent'"),
         (["--set", "seed.x=1", "seed.x.y=2"], "is a value"),
         (["--settings", "/none.yaml"], "/none.yaml: cannot be read"),
     ],

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from agents.plain_roles import agent_tools, render_agent
+from agents.plain_roles import NO_REVIEW, Earlier, agent_tools, render_agent
 from agents.types import ErrorInfo, StopReason, Trajectory, Turn
 from graphs.react import build_react
 from graphs.react_state import ReactContext
@@ -327,6 +327,24 @@ def test_the_limits_of_training_are_the_defaults() -> None:
 def test_wrong_settings_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="validation error"):
         ReactContext(**wrong)
+
+
+@pytest.mark.parametrize("earlier", [Earlier("I tried {tools}.", r"\1 {review}"), ["I tried {tools}.", r"\1 {review}"]])
+async def test_an_earlier_attempt_stands_in_the_first_prompt_alone(earlier: Any) -> None:
+    """Also where it comes as JSON, and whatever it holds."""
+    chat = says(CALL, ANSWER)
+    context = ReactContext(chat=chat, tools={"python": FakePython()})
+    out = await build_react().ainvoke({"problem": "1+1?", "earlier": earlier}, context=context)
+    first, second = (turn.prompt for turn in out["trajectory"].turns)
+    told = "Question:\n1+1?\n\nEarlier attempt:\nI tried {tools}.\n\nReview:\n\\1 {review}\n\n# Again\nAnswer it"
+    assert first[1].content == f"{told} anew, mended." and [m.role for m in second] == ["tool"]
+    assert first[0] == render_agent("compact", "1+1?", "python(code)")[0] and out["answer"] == "2"
+
+
+@pytest.mark.parametrize("style", ["compact", "full"])
+def test_an_attempt_without_a_review_says_so(style: str) -> None:
+    user = render_agent(style, "q", "", Earlier("a", ""))[1].content
+    assert user.startswith(f"Question:\nq\n\nEarlier attempt:\na\n\nReview:\n{NO_REVIEW}\n\n# Again\n")
 
 
 @pytest.mark.parametrize("problem", ["{tools} and {problem}", r"\frac{1}{2} \1", "<answer>1</answer>"])

@@ -57,6 +57,22 @@ def test_the_policy_solves_and_refines_with_the_same_sampling():
     assert (context.style, context.refiner_style) == ("full", None)
 
 
+def test_the_policy_acts_within_the_limits_of_the_rollouts():
+    given: dict[str, Any] = {
+        "style": "full",
+        "temperature": 0.7,
+        "max_tokens": 77,
+        "max_turns": 5,
+        "max_tool_calls": 2,
+        "max_trajectory_tokens": 900,
+        "max_seconds": 9.0,
+    }
+    context = answer_context(GrpoConfig(), VerifierContext(**given), "agent")
+    assert context.agent is not None and {name: getattr(context.agent, name) for name in given} == given
+    assert context.max_transcript == 1800  # two characters a token
+    assert answer_context(GrpoConfig(), VerifierContext()).agent is None
+
+
 def test_a_judge_at_a_url_has_a_name():
     with pytest.raises(ValidationError, match="name the model that it serves"):
         JudgeConfig(base_url="http://a/v1")

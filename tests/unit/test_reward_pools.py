@@ -84,6 +84,34 @@ def test_a_cut_reply_has_no_answer():
     assert rule_reward(Task(question="q", answer="18"), [cut]) == 0.0
 
 
+@pytest.mark.parametrize(
+    ("said", "text", "worth"),
+    [
+        ("So: <answer>18</answer>", "<answer>18</answer>", 1.0),
+        (r"It is \boxed{18}.", "<answer>18</answer>", 1.0),
+        (r"<answer>It is \boxed{18}</answer>", "<answer>18</answer>", 1.0),
+        ("<answer>17</answer>\nAnswer: 18", "<answer>17</answer>", 0.0),  # graph and evaluation read the tag alone
+        (r"<answer>18</answer> \boxed{17}", "<answer>18</answer>", 1.0),
+        ("<think><answer>18</answer></think>Hm.", "", 0.0),
+        ("Answer: 18", "", 0.0),
+        ("<answer>18", "", 0.0),
+        ("<answer></answer>", "", 0.0),
+        ('<tool_call>{"name": "python", "arguments": {"code": "18"}}</tool_call><answer>18</answer>', "", 0.0),
+        ("<tool_call>{<answer>18</answer>", "", 0.0),
+        ("", "", 0.0),
+    ],
+)
+def test_an_agents_answer_is_the_one_that_its_graph_ends_with(said: str, text: str, worth: float):
+    turns = [Turn(stage="act", prompt=(), content=given) for given in ("<answer>18</answer>", said)]
+    assert final_answer_text(turns) == text
+    assert rule_reward(Task(question="q", answer="18"), turns) == worth
+
+
+def test_an_agents_answer_that_was_cut_is_none():
+    cut = Turn(stage="act", prompt=(), content="<answer>18</answer> and", finish_reason="length")
+    assert final_answer_text([cut]) == "" and rule_reward(Task(question="q", answer="18"), [cut]) == 0.0
+
+
 def test_what_is_missing_is_told_and_drops_the_row():
     gone = ErrorInfo(kind="ModelError", message="gone", where="judge")
     assert valued((turn(),), 1.0, None, 0.3, gone) == Answer((turn(),), 1.0, None, None, gone)
