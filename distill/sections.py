@@ -128,7 +128,11 @@ class MixtureConfig(Section):
         description="shares of the examples of forward_verifier, backward_verifier, judge, solver, refiner, agent; "
         "0 or absent: the role is not learned",
     )
-    agent_turns: int = Field(default=4, ge=1, description="steps of the agent, of the teacher and of the student")
+    agent_turns: int = Field(
+        default=4,
+        ge=1,
+        description="steps of the agent, of the teacher and of the evaluated student (GRPO's: grpo.max_turns)",
+    )
     critic: Literal["student", "judge"] = Field(
         default="student",
         description="whose critique the evaluation refines answers on: the student's own, where it learns to judge, or "
@@ -251,6 +255,12 @@ class RunConfig(Section):
     def asks_judge(self) -> bool:
         """Whether `judge` is asked: for judgements to learn from, or for rewards."""
         return self.grpo.judged or bool({"judge", "refiner"} & set(self.mixture.roles))
+
+    @property
+    def answering_model(self) -> str:
+        """Who writes the candidates: the solver's model, as the agent where that answers; offline its own program."""
+        scripted = self.solver.model.startswith("scripted-")
+        return "scripted-agent" if scripted and self.mixture.answerer == "agent" else self.solver.model
 
     @property
     def run_dir(self) -> Path:
