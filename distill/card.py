@@ -98,9 +98,10 @@ def _made(cfg: RunConfig, contents: Contents) -> str:
     solver, teacher = cfg.solver, cfg.teacher
     named = [f"`{name}` ({len(found):,} questions)" for name, found in contents.benchmarks.items()]
     judged = [f"- judgements, or rewards of answers: {_who(cfg.judge.model)}"] if cfg.asks_judge else []
+    said = "trajectories of the agent" if cfg.mixture.answerer == "agent" else "solutions"
     lines = [
         f"- problems: `{cfg.tasks.source}`, split by problem (held-out problems are in no row)",
-        f"- solutions: {solver.k} a problem by {_who(solver.model)}, labelled by their final answers (math-verify)",
+        f"- {said}: {solver.k} a problem by {_who(cfg.answering_model)}, labelled by their final answers (math-verify)",
         f"- reviews: {teacher.samples} a solution and direction by {_who(teacher.model)}, prompts `{teacher.style}`, "
         f"temperature {teacher.temperature:g}, at most {teacher.max_tool_calls} calls of python",
         *judged,

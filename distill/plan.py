@@ -5,14 +5,14 @@ that are printed with them: lengths of replies, the share that is accepted, and 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from agents.plain_roles import AGENT, JUDGE, REFINER, SOLVER
 from agents.types import EVERY_ROLE, ROLES, Role
 from distill.missing import what_is_missing
 from distill.sections import NEEDED, RunConfig
 from distill.sizes import GIB, Shape, gib, shape_of, training_memory
-from train.settings import RecipeName
+from train.settings import Answerer, RecipeName
 
 LARGE = 400_000_000  # parameters from which training on a CPU is hopeless
 
@@ -26,12 +26,16 @@ class Assumptions:
     memory: int  # bytes
     training: float  # share of the peak that training reaches
     decoding: float  # share of the peak that batched decoding reaches
-    candidate: int  # tokens of a solution, and of a revision
+    candidate: int  # tokens of a solution, and of a revision, in one reply
     review: int  # tokens that a verifier writes
     judgement: int  # tokens that a judge writes
     agent: int  # tokens that an agent writes, all steps
     prompt: int  # tokens of prompts and of tool outputs, of every role
     accepted: float = 0.4  # of the harvested trajectories of each role, after every filter
+
+    def answered_by(self, answerer: Answerer) -> "Assumptions":
+        """Return these with solutions and revisions as long as who answers writes them: an agent's are trajectories."""
+        return replace(self, candidate=self.agent) if answerer == AGENT else self
 
     def reply(self, role: Role) -> int:
         """Return the tokens that a role writes."""
@@ -49,7 +53,7 @@ CPU = Assumptions("two CPU cores", 1.2e11, 0, 1.0, 0.18, candidate=60, review=85
 
 @dataclass(frozen=True)
 class Tokens:
-    """Tokens by stage: written by solver, teacher, judge and policy, and trained on."""
+    """Tokens by stage: written by solver (or the agent that answers), teacher, judge and policy, and trained on."""
 
     solver: int
     teacher: int
@@ -65,10 +69,12 @@ def expected_tokens(cfg: RunConfig, by: Assumptions) -> Tokens:
 
     Harvest: problems x k x both directions x samples of reviews, where the mixture or `agentv` needs them; problems x k
     of judgements, where judge or refiner are learned, and of revisions; problems x samples of the agent's trajectories.
+    Where the agent answers, solutions and revisions are its trajectories, and it makes no others.
     SFT: accepted ones in the mixture's shares up to `select.max_examples`, or the examples of `sft.max_steps`, each
     prompt and reply, times epochs. Rollouts: batches x groups x (1 + half the resampling budget) x G (2G in Reagent-U),
     shared by the recipes; each answer is judged. GRPO trains on the step's own. Evaluation: every role of every stage.
     """
+    by = by.answered_by(cfg.mixture.answerer)
     t, k, recipes = cfg.tasks, cfg.solver.k, set(cfg.grpo.recipes)  # the harvest does not ask for grpo.steps
     learned, rows = harvested(cfg), rollout_rows(cfg)
     made = 1 + cfg.grpo.resample_budget / 2
@@ -77,10 +83,11 @@ def expected_tokens(cfg: RunConfig, by: Assumptions) -> Tokens:
     reviews = reviewed * k * len(ROLES) * cfg.teacher.samples
     judged = max(learned[JUDGE], learned[REFINER])  # a revision is on a judgement, whoever learns that
     asked = sum(n for name, n in rows.items() if NEEDED[name] == SOLVER) * made  # each answer is judged
+    own = 0 if cfg.mixture.answerer == AGENT else learned[AGENT]  # else its trajectories are the solutions
     of_student, of_judge = evaluated(cfg)
     return Tokens(
         solver=(sampled * k + t.n_eval * cfg.eval.k) * by.candidate,
-        teacher=reviews * by.review + learned[REFINER] * by.candidate + learned[AGENT] * by.agent,
+        teacher=reviews * by.review + learned[REFINER] * by.candidate + own * by.agent,
         judge=round((judged + asked + of_judge) * by.judgement),
         sft=round(sum(n * (by.prompt + by.reply(role)) for role, n in sft_examples(cfg, by).items())),
         rollouts=round(sum(n * by.reply(NEEDED[name]) for name, n in rows.items()) * made),
@@ -92,7 +99,8 @@ def expected_tokens(cfg: RunConfig, by: Assumptions) -> Tokens:
 def harvested(cfg: RunConfig) -> dict[Role, int]:
     """Return how many trajectories of each role are made to learn from: those of the mixture, before selection."""
     n, k, samples = cfg.tasks.n_harvest, cfg.solver.k, cfg.teacher.samples
-    of_one: dict[Role, int] = {JUDGE: k, SOLVER: k, REFINER: k, AGENT: samples}  # the others are verifiers
+    acted = k if cfg.mixture.answerer == AGENT else samples  # its trajectories are the candidates, or are made besides
+    of_one: dict[Role, int] = {JUDGE: k, SOLVER: k, REFINER: k, AGENT: acted}  # the others are verifiers
     return {role: n * of_one.get(role, k * samples) * (role in cfg.mixture.roles) for role in EVERY_ROLE}
 
 
@@ -122,8 +130,8 @@ def evaluated(cfg: RunConfig) -> tuple[dict[Role, int], int]:
     n, k, roles, stages = cfg.tasks.n_eval, cfg.eval.k, cfg.mixture.roles, 2 + (cfg.grpo.steps > 0)
     reviewed = (*ROLES, *roles) if set(ROLES) & set(roles) else roles  # both directions, also where one is learned
     made: dict[Role, int] = {role: n * k * stages for role in (*ROLES, JUDGE) if role in reviewed}
-    made |= {role: n * stages for role in (SOLVER, AGENT) if role in roles}
-    if not {SOLVER, REFINER} <= set(roles):
+    made |= {role: n * stages for role in (SOLVER, AGENT) if role in roles}  # first answers, or an agent's own
+    if not cfg.mixture.refines:
         return made, 0
     made[REFINER] = critiques = n * stages
     if cfg.mixture.needs_critic:
@@ -163,8 +171,9 @@ def _models(cfg: RunConfig) -> Iterator[str]:
     t = cfg.tasks
     yield f"problems: {t.source}: {t.n_harvest:,} harvest, {t.n_grpo:,} GRPO, {t.n_eval:,} held out"
     judged = (("judge", cfg.judge),) if cfg.asks_judge else ()
-    for role, section in (("solver", cfg.solver), ("teacher", cfg.teacher), *judged):
-        yield f"{role}: {section.model}{_told(section.model)} at {section.base_url or _place(section.model)}"
+    for role, section in ((cfg.mixture.answerer, cfg.solver), ("teacher", cfg.teacher), *judged):
+        model = cfg.answering_model if section is cfg.solver else section.model
+        yield f"{role}: {model}{_told(model)} at {section.base_url or _place(model)}"
     kind = f"LoRA of rank {cfg.student.lora_rank}" if cfg.student.lora_rank else "all weights"
     yield f"student: {cfg.student.model}{_told(cfg.student.model)}, {kind}, rollouts by {cfg.grpo.engine}"
 
@@ -206,10 +215,11 @@ def _memory(cfg: RunConfig, shape: Shape, by: Assumptions) -> Iterator[str]:
 
 def _assumed(cfg: RunConfig, by: Assumptions) -> Iterator[str]:
     """Yield the lengths that the estimate rests on, and of what a mixture and several recipes are made."""
-    yield (
-        f"assumed: {by.candidate:,} tokens a solution or revision, {by.review:,} a review, {by.judgement:,} a "
-        f"judgement, {by.agent:,} an agent's trajectory, {by.prompt:,} of prompts and tool outputs"
-    )
+    answers, trajectory = f"{by.candidate:,} tokens a solution or revision", f"{by.agent:,} an agent's trajectory"
+    if cfg.mixture.answerer == AGENT:
+        answers, trajectory = f"{by.agent:,} tokens an agent's trajectory, first or again", ""
+    written = (answers, f"{by.review:,} a review", f"{by.judgement:,} a judgement", trajectory)
+    yield f"assumed: {', '.join(filter(None, written))}, {by.prompt:,} of prompts and tool outputs"
     made = ", ".join(f"{n:,} of {role}" for role, n in harvested(cfg).items() if n)
     yield f"assumed: {by.accepted:.0%} of what is harvested to learn from accepted: {made}"
     examples = ", ".join(f"{n:,.0f} of {role}" for role, n in sft_examples(cfg, by).items())
@@ -223,11 +233,11 @@ def _work(cfg: RunConfig, shape: Shape | None, by: Assumptions) -> Iterator[str]
     yield from _assumed(cfg, by)
     yield (
         f"assumed: {by.device}, {by.peak / 1e12:g} TFLOP/s, {by.training:.0%} of it in training, {by.decoding:.0%} in "
-        "decoding; solver and teacher on one such device each"
+        f"decoding; {cfg.mixture.answerer} and teacher on one such device each"
     )
     hours: list[float] = []
     for stage, tokens, model, formula in (
-        ("solver writes", need.solver, cfg.solver.model, decoding_hours),
+        (f"{cfg.mixture.answerer} writes", need.solver, cfg.solver.model, decoding_hours),
         ("teacher writes", need.teacher, cfg.teacher.model, decoding_hours),
         ("judge writes", need.judge, cfg.judge.model, decoding_hours),
         ("SFT trains on", need.sft, cfg.student.model, training_hours),

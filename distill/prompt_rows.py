@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from train.pools import Problem
     from train.reviews import Prompt
 
-JUDGED = {"stage", "prompt", "content", "tool_calls", "results"}  # of an agent's turn, what a judge is shown
+# Of an agent's turn what a judge is shown.
+JUDGED = {"stage", "prompt", "content", "reasoning", "tool_calls", "results"}
 
 
 def grpo_rows(run: "Run") -> list[dict[str, Any]]:

@@ -199,6 +199,7 @@ class RoleEvaluation:
             [_answered(task, lines.courses[task.id], refines) for task in tasks if task.id in lines.courses],
             [row for problem in self.problems for row in _judged(problem, lines)],
             [_acted(task, lines.agents[task.id]) for task in tasks if task.id in lines.agents],
+            answerer=self.cfg.mixture.answerer,
             resamples=self.cfg.eval.bootstrap,
             seed=self.cfg.seed,
         )

@@ -212,8 +212,7 @@ def acting(cfg: RunConfig, chat: BaseChatModel, tools: Mapping[str, Tool]) -> Re
 
 def sampling_agent(cfg: RunConfig, tools: Mapping[str, Tool]) -> ReactContext:
     """Return the settings of the agent whose trajectories are the candidates: the solver's model, within its limits."""
-    s, scripted = cfg.solver, cfg.solver.model.startswith("scripted-")
-    name = f"scripted-{AGENT}" if scripted else s.model
+    s, name = cfg.solver, cfg.answering_model
     chat = open_chat(name, s.base_url, error_rate=s.error_rate, seed=cfg.seed)
     limits = {"model": name, "temperature": s.temperature, "max_tokens": s.max_tokens}
     return acting(cfg, chat, tools).model_copy(update=limits)

@@ -264,6 +264,12 @@ class RunConfig(Section):
         return self.grpo.judged or bool({"judge", "refiner"} & set(self.mixture.roles))
 
     @property
+    def answering_model(self) -> str:
+        """Who writes the candidates: the solver's model, as the agent where that answers; offline its own program."""
+        scripted = self.solver.model.startswith("scripted-")
+        return "scripted-agent" if scripted and self.mixture.answerer == "agent" else self.solver.model
+
+    @property
     def run_dir(self) -> Path:
         """The folder of this run."""
         return Path(self.out).expanduser() / self.name

@@ -183,7 +183,8 @@ def _roles(results: Results) -> Section:
             rows.append(("its 95 % interval", *(_between(interval) for _, interval in measured)))
         elif any(value is not None for value, _ in measured):
             rows.append((name, *(_cell(*of) for of in measured)))
-    title = "Other roles, held out, 95 % intervals over problems"
+    acts = any(results.roles[s].answerer == "agent" for s in stages)
+    title = f"Other roles, held out,{' the agent answers,' if acts else ''} 95 % intervals over problems"
     return Section(title, ("", *(STAGES[s] for s in stages)), tuple(rows))
 
 

@@ -8,7 +8,7 @@ wrong one. Outages are no records of these: they do not come here.
 
 from collections.abc import Callable, Sequence
 from statistics import fmean
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field
@@ -18,6 +18,8 @@ from eval.bootstrap import RESAMPLES, Interval, percentile_interval, resampled_r
 from eval.costs import cost_of
 from eval.judge_metrics import Judged, JudgeMetrics, judge_metrics
 from eval.refinement_metrics import Course, course_of, points
+
+Answerer = Literal["solver", "agent"]
 
 
 class Answered(NamedTuple):
@@ -42,12 +44,14 @@ class RoleMetrics(Frozen):
 
     `first` and `refined` are accuracies of the same `answers` (one a problem), `gain` is their difference, `gained` the
     share that went from wrong to right, `lost` the other way; `revised` counts the answers that were rewritten,
-    `uncriticised` those that the critic came to no verdict on, so that they stand. `agent` is the accuracy of the
-    agent's final answers in `trajectories`. Tokens are means over what was written: a first answer, the critique of one
-    (by whoever the critic is), a revision without its critique, a trajectory; those of a judgement are among the
-    judge's own metrics. `ci` holds the intervals by name.
+    `uncriticised` those that the critic came to no verdict on, so that they stand. `answerer` says whose these answers
+    are: the solver's and the refiner's, or the agent's, first and again. `agent` is the accuracy of the agent's final
+    answers in `trajectories`, where it does not answer there. Tokens are means over what was written: a first answer
+    (an agent's: all its steps), the critique of one (by whoever the critic is), a revision without its critique, a
+    trajectory; those of a judgement are among the judge's own metrics. `ci` holds the intervals by name.
     """
 
+    answerer: Answerer | None = None
     answers: int | None = None
     revised: int | None = None
     uncriticised: int | None = None
@@ -98,15 +102,17 @@ def role_metrics(
     judged: Sequence[Judged] = (),
     acted: Sequence[Acted] = (),
     *,
+    answerer: Answerer = "solver",
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> RoleMetrics:
     """Work out the metrics of a model.
 
     Args:
-        answered: What the solver wrote, and the refiner; all with or all without a refinement.
+        answered: What the solver wrote, and the refiner, or the agent twice; all with or all without a refinement.
         judged: One row a judgement.
         acted: What the agent came to.
+        answerer: Who wrote what is in `answered`.
         resamples: Bootstrap draws over problems; 0 for no intervals.
         seed: Of the draws.
     """
@@ -114,7 +120,8 @@ def role_metrics(
     judge = judge_metrics(judged, resamples=resamples, seed=seed) if judged else None
     values = {name: value for name, (value, _) in found.items()}
     intervals = {name: interval for name, (_, interval) in found.items() if interval is not None}
-    return RoleMetrics.model_validate(values | _tokens(answered, acted) | {"judge": judge, "ci": intervals})
+    rest = {"judge": judge, "ci": intervals, "answerer": answerer if answered else None}
+    return RoleMetrics.model_validate(values | _tokens(answered, acted) | rest)
 
 
 Measured = tuple[float | None, Interval | None]

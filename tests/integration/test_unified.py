@@ -201,6 +201,72 @@ def test_too_few_prompts_are_told_before_anything_is_trained(student: Path, tmp_
     assert not (tmp_path / "tiny" / "sft").exists()
 
 
+# --- the agent answers ------------------------------------------------------------------------------------------------
+
+
+def write_corpus(path: Path, passages: int) -> Path:
+    """Write passages of one sentence each, in words that stand nowhere else."""
+    parts = ("ba", "de", "fi", "go", "lu", "ma", "ne", "pi", "ro", "su")
+    with path.open("w") as out:
+        for i in range(passages):
+            a, b, c, d = (f"{parts[i // 10]}{parts[i % 10]}{end}" for end in ("lan", "mor", "tis", "nik"))
+            text = f"The {a} bridge over the {b} river was built by the {c} engineer {d.title()} {d.title()}sen."
+            out.write(json.dumps({"title": f"Passage {i}", "text": text}) + "\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def acted(student: Path, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    """Run `reagent-tools-demo` once on a small corpus."""
+    out = tmp_path_factory.mktemp("acted")
+    corpus = write_corpus(out / "corpus.jsonl", 40)
+    given = (f"tasks.source=cloze:{corpus}", f"tools.search.corpus={corpus}", "tasks.n_grpo=4", "solver.k=3")
+    short = ("student.max_length=4096", "grpo.steps=1", "grpo.groups=2", "eval.k=2")
+    done = run("distill.run", *arguments("reagent-tools-demo", out, student, *given, *short))
+    return Outcome(out / "tiny", done.returncode, done.stdout, done.stderr)
+
+
+def test_the_agent_is_harvested_learned_and_measured(acted: Outcome):
+    """6 problems of 3 trajectories; judgements and revisions of those that differ, and nobody solves in one reply."""
+    assert acted.code == 0, acted.err
+    assert "Traceback" not in acted.err
+    with Store(acted.folder / "store.sqlite", readonly=True) as store:
+        rows, tasks = list(store), store.tasks()
+        found = [c for task in tasks for c in store.candidates(task.id) or []]
+    assert {c.model for c in found} == {"scripted-agent"} and all(c.turns for c in found)
+    assert len(found) == 6 * 3 + 2 * 2 and {c.correct for c in found} == {True, False}
+    assert any(call.name == "search" for c in found for turn in c.turns for call in turn.tool_calls)
+    made = Counter(row.trajectory.role for row in rows)
+    assert set(made) == {"judge", "refiner"} and 6 <= made["judge"] == made["refiner"] <= 18
+    revised = [row.trajectory for row in rows if row.trajectory.role == "refiner"]
+    assert {turn.stage for t in revised for turn in t.turns} == {"act"} and any(t.tool_calls for t in revised)
+    results = read_json(acted.folder / "results.json")
+    assert results["held_out"] == {} and set(results["roles"]) == set(STAGES)
+    for measured in results["roles"].values():
+        assert (measured["answerer"], measured["answers"], measured["trajectories"]) == ("agent", 2, None)
+        assert measured["refined"] is not None and measured["judge"]["verdicts"]["n"] == 4
+    assert all(results["funnel"][f"{name}/selected"] > 0 for name in ("judge", "refiner", "agent"))
+
+
+def test_the_agent_is_trained_and_reported(acted: Outcome):
+    """One step of 2 groups of 2G rows; a first and a refined answer are trajectories."""
+    (step,) = steps_of(acted.folder / "grpo")
+    assert step["rollouts/n"] == 8 and "rule/refined" in step and "judge/first" in step and step["pool/dropped"] == 0
+    assert (acted.folder / "model" / "model.safetensors").is_file()
+    report = (acted.folder / "report.md").read_text()
+    assert "Other roles, held out, the agent answers" in report and "| first right |" in report
+    assert "agent right" not in report and "solver" not in report
+
+
+def test_what_the_agent_was_taught_trains_elsewhere(acted: Outcome, tmp_path: Path):
+    data, out = tmp_path / "data", tmp_path / "grpo"
+    assert export.main(["--run", str(acted.folder), "--out", str(data)]) == 0
+    start = str(acted.folder / "sft" / "model")
+    assert grpo.main(["--data", str(data), "--student", start, "--out", str(out)]) == 0
+    (step,) = steps_of(out)
+    assert step["rollouts/n"] == 8 and "rule/refined" in step
+
+
 # --- without verifiers ------------------------------------------------------------------------------------------------
 
 

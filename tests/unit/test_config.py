@@ -72,6 +72,41 @@ def test_roles_of_the_mixture_and_who_is_asked() -> None:
     assert not load_config(None, []).asks_judge
 
 
+@pytest.mark.parametrize(
+    ("weights", "answerer", "refines", "asks"),
+    [
+        ("{solver: 1, refiner: 1}", "solver", True, True),
+        ("{agent: 1, refiner: 1, judge: 1}", "agent", True, False),  # the student criticises itself
+        ("{agent: 1, refiner: 1}", "agent", True, True),
+        ("{agent: 1, solver: 1, refiner: 1, judge: 1}", "solver", True, False),  # the solver goes before
+        ("{agent: 1, solver: 0, judge: 1}", "agent", False, False),  # a role without weight is not learned
+        ("{refiner: 1, judge: 1}", "solver", False, False),  # nobody learns to answer
+    ],
+)
+def test_who_answers(weights: str, answerer: str, refines: bool, asks: bool) -> None:
+    mixture = load_config(None, [f"mixture.weights={weights}", "grpo.steps=0"]).mixture
+    assert (mixture.answerer, mixture.refines, mixture.needs_critic) == (answerer, refines, asks)
+    outside = mixture.model_copy(update={"critic": "judge"})
+    assert outside.needs_critic == refines  # the judge is asked wherever there is something to refine
+
+
+def test_who_writes_the_candidates() -> None:
+    acts = ("mixture.weights={agent: 1, refiner: 1}", "grpo.steps=0")
+    named = ("solver.model=org/m", "solver.base_url=http://a/v1")
+    assert load_config(None, acts).answering_model == "scripted-agent"
+    assert load_config(None, [*acts, *named]).answering_model == load_config(None, named).answering_model == "org/m"
+    assert load_config(None, []).answering_model == "scripted-solver"
+
+
+def test_an_agent_needs_no_python_and_verifiers_do() -> None:
+    """Verifiers' prompts tell them to use python: also those that only GRPO's recipe asks for."""
+    acts = ["mixture.weights={agent: 2, refiner: 1, judge: 1}", "tools.enabled=[search]"]
+    assert load_config(None, [*acts, "grpo.recipe=reagent_u"]).tools.enabled == ("search",)
+    for bad in (["mixture.weights={agent: 1, forward_verifier: 1}", "grpo.recipe=reagent_u"], ["grpo.recipe=agentv"]):
+        with pytest.raises(ConfigError, match=r"tools\.enabled should hold python"):
+            load_config(None, [*acts, "grpo.steps=0", *bad])
+
+
 def test_section_mapping_keeps_its_other_keys() -> None:
     assert value("tasks.n_grpo", "tasks.n_grpo=5", "tasks={n_eval: 3}") == 5
 

@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import pytest
 
+from agents.types import EVERY_ROLE
 from distill import missing
 from distill.config import load_config
-from distill.plan import CPU, GPU, decoding_hours, expected_tokens, lines, sft_examples, training_hours
+from distill.plan import CPU, GPU, decoding_hours, expected_tokens, harvested, lines, sft_examples, training_hours
 from distill.run import main
 from distill.sizes import GIB, KNOWN, Shape, shape_of, training_memory
 from train.settings import StudentConfig
@@ -163,6 +164,59 @@ def test_the_judge_criticises_the_evaluation_where_it_is_to():
     sets = ["tasks={n_harvest: 6, n_eval: 5}", roles, "eval.k=4", "grpo={recipe: rrm, steps: 1}"]
     own, judges = (expected_tokens(load_config(None, [*sets, f"mixture.critic={who}"]), LENGTHS) for who in CRITICS)
     assert judges.judge - own.judge == own.evaluation - judges.evaluation == 15 * 1000
+
+
+OF_AGENT = "mixture.weights={agent: 2, refiner: 1, judge: 1, forward_verifier: 0, backward_verifier: 0}"
+ACTING = [
+    "tasks={n_harvest: 12, n_grpo: 400, n_eval: 5}",
+    OF_AGENT,
+    "solver.k=2",
+    "teacher.samples=3",
+    "eval.k=4",
+    "select.max_examples=8",
+    "sft.max_steps=null",
+    "grpo={recipe: reagent_u, steps: 2, groups: 3, num_generations: 2, resample_budget: 1}",
+]
+
+
+@pytest.mark.parametrize("critic", ["judge", "student"])
+def test_tokens_where_the_agent_answers_by_hand(critic: str):
+    """Every answer is a trajectory of 7 tokens: none of 10 is written, and nothing is made besides the candidates.
+
+    12 problems of 2: 24 trajectories (not 12 x 3), judgements and revisions, and 5 x 4 held out. 40 % of 24 by a weight
+    of 2 is least: 4.8 x 4 = 19 examples, of which 8 are kept: 4, 2, 2. GRPO: 2 steps of 3 groups of 4 rows, 1.5 times.
+    Evaluation, 3 stages: 5 first answers and 5 refined ones, 5 critiques by whoever it is, 20 candidates judged.
+    """
+    cfg = load_config(None, [*ACTING, f"mixture.critic={critic}"])
+    assert harvested(cfg) == dict.fromkeys(EVERY_ROLE, 0) | {"agent": 24, "refiner": 24, "judge": 24}
+    need = expected_tokens(cfg, LENGTHS)
+    assert sft_examples(cfg, LENGTHS) == {"judge": 2.0, "refiner": 2.0, "agent": 4.0}
+    assert (need.solver, need.teacher) == ((24 + 20) * 7, 24 * 7)
+    own = critic == "student"
+    assert need.judge == (24 + 2 * 3 * 4 * 1.5 + 3 * 5 * (not own)) * 1000
+    assert need.sft == 2 * (1 + 1000) + 2 * (1 + 7) + 4 * (1 + 7)
+    assert (need.rollouts, need.grpo) == (24 * 7 * 1.5, 24 * (1 + 7))
+    assert need.evaluation == 3 * (5 * 7 + 5 * 7 + (20 + 5 * own) * 1000)
+
+
+def test_the_agent_beside_a_solver_has_trajectories_of_its_own():
+    """The solver answers: 24 solutions and revisions in one reply, and 12 x 3 trajectories by the teacher."""
+    cfg = load_config(None, [*ACTING, OF_AGENT.replace("agent: 2", "agent: 2, solver: 1")])
+    need = expected_tokens(cfg, LENGTHS)
+    assert harvested(cfg)["agent"] == 36
+    assert (need.solver, need.teacher) == ((24 + 20) * 10, 24 * 10 + 36 * 7)
+    assert need.rollouts == 24 * 10 * 1.5
+    assert need.evaluation == 3 * (5 * 10 + 5 * 10 + 5 * 7 + (20 + 5) * 1000)
+
+
+def test_the_plan_names_the_agent_that_answers():
+    told = "\n".join(lines(load_config("reagent-tools-demo")))
+    assert "\nagent: scripted-agent at this process\n" in told and "\n  agent writes " in told
+    assert "assumed: 50 tokens an agent's trajectory, first or again, 85 a review" in told
+    assert "agent and teacher on one such device each" in told and "solver" not in told
+    assert "600 of judge, 600 of refiner, 600 of agent" in told  # 300 problems, k = 2
+    told = "\n".join(lines(load_config("reagent-demo")))
+    assert "\nsolver: scripted-solver at this process\n" in told and "\n  solver writes " in told
 
 
 def test_the_plan_of_a_mixture_prints_what_it_rests_on():

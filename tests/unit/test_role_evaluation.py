@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from langchain_core.messages import AIMessage
 
 from agents.store import Store
 from agents.types import Candidate, Task
@@ -19,7 +20,7 @@ from eval.best_of_n import Scored
 from eval.results import Results
 from eval.role_metrics import RoleMetrics
 from eval.role_records import RoleLines, RoleRecord
-from tests.unit.fakes import FakeChat, FakePython, Reply, answer
+from tests.unit.fakes import CALL, FakeChat, FakePython, Reply, answer
 from tools.errors import ModelError, SandboxError
 
 EVERY = "{solver: 1, refiner: 1, judge: 1, agent: 1}"
@@ -221,6 +222,86 @@ def test_a_solver_alone_is_not_refined(opened: Opened):
     found = opened.evaluate("{solver: 1}")
     assert opened.student.asked == ["solve"] * 3 and found.first == pytest.approx(1 / 3)
     assert found.refined is None and found.gain is None and found.critique_tokens is None
+
+
+BY_AGENT = "{agent: 1, refiner: 1, judge: 1}"
+ANEW = {"q0": "<answer>7</answer>", "q1": "<answer>1001</answer>", "q2": "Again I do not know."}
+
+
+class Agent(Student):
+    """Calls a tool before it answers, and answers otherwise when it is shown an earlier attempt."""
+
+    def reply_to(self, stage: str, session: str, asked: int) -> Reply:
+        """Call first; then answer."""
+        reply = super().reply_to(stage, session, asked)
+        if stage != "act" or isinstance(reply, Exception):
+            return reply
+        messages = next(m for m, given in reversed(self.sent) if given["session"] == session)
+        again = "# Again" in "\n".join(str(m.content) for m in messages)
+        question = next(q for q in FIRST if any(f"{q}:" in str(m.content) for m in messages))
+        return answer(CALL if asked == 0 else (ANEW if again else ACTED)[question], (10, 4 if again else 3))
+
+
+@pytest.mark.parametrize(("critic", "judged"), [("student", 3 + 2), ("judge", 2)])
+def test_the_agent_answers_and_answers_anew(opened: Opened, critic: str, judged: int):
+    """Two calls a trajectory, three first and three second ones; no pass of the agent besides, no solver, no refiner.
+
+    One of three is right at first; that is spoilt, one is mended, and who has no answer twice stays wrong. Two distinct
+    candidates of the first problem are judged by the student in both cases, first answers by whoever the critic is.
+    """
+    found = opened.evaluate(BY_AGENT, Agent(), mixture__agent_turns=2, mixture__critic=critic)
+    assert (found.answerer, found.answers, found.agent, found.trajectories) == ("agent", 3, None, None)
+    assert (found.first, found.refined) == pytest.approx((1 / 3, 1 / 3))
+    assert (found.gained, found.lost, found.revised) == (pytest.approx(1 / 3), pytest.approx(1 / 3), 2)
+    assert (found.first_tokens, found.revision_tokens, found.agent_tokens) == (6.0, 8.0, None)
+    assert found.judge is not None and found.judge.verdicts.n == 3
+    assert {stage: opened.student.asked.count(stage) for stage in set(opened.student.asked)} == {
+        "act": 12,
+        "judge": judged,
+    }
+    with RoleLines(opened.folder / "r" / "roles_sft.jsonl") as lines:
+        assert set(lines.courses) == {t.id for t in TASKS} and not lines.agents
+        reviews = [lines.courses[t.id][0].reviews[0].model for t in TASKS]
+        assert reviews == ["tiny:sft" if critic == "student" else "scripted-judge"] * 3
+        first, second = lines.courses[TASKS[1].id]
+        assert (first.solution, second.solution) == ("<answer>5</answer>", "<answer>1001</answer>")
+        assert all(turn.stage == "act" for made in (first, second) for turn in made.made)
+
+
+def test_the_agents_second_prompt_holds_attempt_and_critique(opened: Opened):
+    """And neither the references of q1 and q2, to which it does not come by itself, nor what else a task holds."""
+    opened.evaluate("{agent: 1, refiner: 1, judge: 1}", Unmended(), mixture__agent_turns=2)
+    sent = opened.student.sent
+    again = [m for m, given in sent if given["stage"] == "act" and any("# Again" in str(x.content) for x in m)]
+    opening = {str(m[1].content) for m in again}
+    assert len(opening) == 3
+    for text in opening:
+        question = next(q for q in FIRST if f"{q}:" in text)
+        for part in (CALL, "## Observation 1\n2", ACTED[question], f"Look at {question}."):
+            assert part in text
+    assert {str(m[0].content) for m in again} == {str(m[0].content) for m, given in sent if given["stage"] == "act"}
+    critiques = [str(m[-1].content) for m, given in sent if given["stage"] == "judge"]
+    assert sum(CALL in text and "## Observation 1\n2" in text for text in critiques) == 3  # all that it did
+    said = repr([([x.model_dump() for x in m], given) for m, given in sent])
+    assert SECRET not in said and "1001" not in said and "1002" not in said and "0.3" not in "".join(opening)
+
+
+class Unmended(Agent):
+    """Comes to no reference answer, first or again."""
+
+    def reply_to(self, stage: str, session: str, asked: int) -> Reply:
+        """Say 3 where another would mend its answer."""
+        reply = super().reply_to(stage, session, asked)
+        return answer("<answer>3</answer>") if isinstance(reply, AIMessage) and "1001" in str(reply.content) else reply
+
+
+def test_an_agents_outage_is_tried_again_alone(opened: Opened):
+    whole = opened.evaluate(BY_AGENT, Agent(), name="whole", mixture__agent_turns=2)
+    broken: dict[tuple[str, str], Exception] = {("act", "Look at q1."): ModelError("down")}
+    with pytest.raises(ModelError, match=r"1 rollouts? of other roles failed.*down"):
+        opened.evaluate(BY_AGENT, Agent(broken=broken), mixture__agent_turns=2)
+    assert opened.evaluate(BY_AGENT, Agent(), mixture__agent_turns=2) == whole
+    assert opened.student.asked == ["act", "act"]  # the second trajectory of q1, and nothing else
 
 
 def test_when_the_outside_judge_is_asked(opened: Opened):

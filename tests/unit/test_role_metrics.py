@@ -131,6 +131,21 @@ def test_the_report_shows_the_other_roles_by_stage(tmp_path: Path):
     assert [str(table.title) for table in results_tables(run)] == [section.title for section in sections(run)]
 
 
+def test_the_report_says_who_answers(tmp_path: Path):
+    """Of an agent a first answer has the tokens of all its steps; nothing says that there was a solver."""
+    steps = Round(index=0, solution="good", made=(turn(3, "call"), turn(4)))
+    row = answered_of("p", [steps], False, lambda text: text == "good")
+    found = role_metrics([row], answerer="agent", resamples=0)
+    assert (found.answerer, found.first_tokens, found.agent) == ("agent", 7.0, None)
+    report = write_report(results(base=found), tmp_path).read_text()
+    assert "## Other roles, held out, the agent answers, 95 % intervals over problems" in report
+    assert "| first right | 1.000 |" in report and "| tokens/answer | 7.000 |" in report
+    assert "solver" not in report and "agent right" not in report
+    (section,) = (s for s in sections(results(base=role_metrics([row], resamples=0))) if "Other roles" in s.title)
+    assert "agent" not in section.title
+    assert role_metrics(acted=[Acted("a", True, 1)], resamples=0).answerer is None  # nobody wrote first answers
+
+
 def test_three_stages_fit_a_terminal_of_80_columns():
     """The widest there are: a loss with an interval on both sides of 0, and a judge's metrics."""
     rows = [Judged(problem="a", outcome=outcome, score=0.7, tokens=3) for outcome in (True, False)]
@@ -153,7 +168,7 @@ def test_without_other_roles_there_is_no_section():
 
 def test_every_measure_has_a_row():
     """What `RoleMetrics` holds is shown: a field added to it and to no row is found here."""
-    values = {name: 0.5 for name in RoleMetrics.model_fields if name not in ("judge", "ci")}
+    values = {name: 0.5 for name in RoleMetrics.model_fields if name not in ("judge", "ci", "answerer")}
     full = role_metrics(judged=[Judged(problem="a", outcome=o, score=0.7, tokens=3) for o in (True, False)])
     rows = measures(full.model_copy(update=values))
     assert all(value is not None for value, _ in rows.values())

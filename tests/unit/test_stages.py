@@ -10,12 +10,13 @@ from pydantic import Field
 
 from agents.outages import raise_first
 from agents.store import Store
-from agents.types import Task
+from agents.types import Candidate, Task
 from distill import pipeline
 from distill.config import load_config
 from distill.inputs import load_parts
 from distill.pipeline import Run
-from tests.unit.fakes import FakeChat
+from graphs.react_state import ReactContext
+from tests.unit.fakes import FakeChat, FakePython
 from tools.errors import ModelError
 
 
@@ -100,6 +101,43 @@ async def test_a_solver_that_fails_is_told_in_its_own_words(tmp_path: Path, part
     with pytest.raises(ExceptionGroup) as group:
         await sampled(tmp_path, part, ["p", "down"])
     with pytest.raises(ModelError, match=rf"{told}: the solver failed \(no eval server\); run again to resume"):
+        raise_first(group.value)
+
+
+ACTS = ("mixture.weights={agent: 1, refiner: 1, judge: 1}", "grpo.recipe=reagent_u", "teacher.error_rate=0")
+SUMS = [Task(question=f"Calculate {i} + 30 - 5.", answer=str(i + 25)) for i in (12, 13)]
+
+
+async def sampled_by_agent(tmp_path: Path, *sets: str) -> tuple[list[Candidate], FakePython]:
+    """Sample the held-out problems twice each with a python that prints 37."""
+    python = FakePython("37")
+    cfg = load_config(None, ["name=r", f"out={tmp_path}", *ACTS, *sets])
+    cfg.run_dir.mkdir(exist_ok=True)
+    with Store(tmp_path / "store.sqlite") as store:
+        await Run(cfg, {"eval": SUMS}, store)._sample("eval", 2, tools={"python": python})
+        return [c for task in SUMS for c in store.candidates(task.id) or []], python
+
+
+async def test_where_the_agent_answers_its_trajectories_are_the_candidates(tmp_path: Path):
+    """Offline it is the scripted agent at the solver's rate of lapses; python says 37, which is right of the first."""
+    found, python = await sampled_by_agent(tmp_path, "solver.error_rate=0")
+    assert [(c.model, c.index, c.answer, c.correct) for c in found] == [
+        ("scripted-agent", i, "37", right) for right in (True, False) for i in (0, 1)
+    ]
+    assert all(len(c.turns) == 2 and "## Observation 1\n37" in c.text for c in found) and len(python.calls) == 4
+
+
+async def test_the_sampling_agent_lapses_at_the_solvers_rate(tmp_path: Path):
+    found, _ = await sampled_by_agent(tmp_path, "solver.error_rate=1")
+    assert len(found) == 4 and not any(c.answer == "37" for c in found)
+
+
+async def test_an_agent_that_fails_is_told_in_its_own_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    down = FakeChat(replies={"act": [ModelError("no server")]})
+    monkeypatch.setattr(pipeline, "sampling_agent", lambda cfg, tools: ReactContext(chat=down, tools=tools))
+    with pytest.raises(ExceptionGroup) as group:
+        await sampled_by_agent(tmp_path)
+    with pytest.raises(ModelError, match=r"held-out problem: the agent failed \(no server\); run again to resume"):
         raise_first(group.value)
 
 
