@@ -2,8 +2,8 @@
 
 Input: a benchmark (of the Hub, or a local copy), a model (an endpoint's, a folder, the embedded student, or the offline
 `scripted-agent`), tools. Output in a folder: `trajectories.jsonl` (every trajectory as it came: the same command goes
-on from there), `agent.json`, with `--grader` also `grades.jsonl`; tables on stdout. The agent is shown the question
-alone.
+on from there), `agent.json`, with `--grader` also `grades.jsonl`, with `--rounds` also `rounds.jsonl`; tables on
+stdout. The agent is shown the question alone, in a round also what it did before, and the judge's critique.
 """
 
 import argparse
@@ -16,19 +16,23 @@ from eval import command_line
 from tools.errors import ConfigError
 
 if TYPE_CHECKING:
-    from agents.types import Task, Trajectory
+    from agents.types import Round, Task, Trajectory
     from eval.agent_report import AgentReport, Answered
+    from eval.agent_round_report import RoundsReport
     from eval.agent_runs import Place
     from eval.agent_settings import Agent
     from eval.benchmarks import Chosen
     from eval.grader import Graded, Grader
+    from eval.refining import Refiners
 
 NAME = "agent"
 TRAJECTORIES, GRADES, IDENTITY = "trajectories.jsonl", "grades.jsonl", "agent-of.json"
 EPILOG = """Benchmarks: {names}. NAME:FILE reads JSON lines, parquet or CSV in place of the Hub; gaia and hle are gated:
 accept their terms there and set HF_TOKEN, or give your own copy. Final answers are compared by the kind of the task:
 mathematics by math-verify, short texts after SQuAD's normalisation, numbers and lists by value; never by containment.
---grader asks a language model as well; its failures are counted. The same command resumes; more --repeats go on."""
+--grader asks a language model as well; its failures are counted. With --rounds a judge reads every
+trajectory, and unless its score is above --judge-accepts the agent answers anew with the critique; --set takes
+judge_max_tokens and the like. The same command resumes; more --repeats or --rounds go on."""
 
 
 def options() -> command_line.Parser:
@@ -55,6 +59,10 @@ def options() -> command_line.Parser:
     add("--skill", type=command_line.share, default=0.7, help="of scripted-agent: share without a lapse (default: 0.7)")
     add("--grader", metavar="MODEL", help="a language model that compares answers as well")
     add("--grader-url", metavar="URL", help="of the grader's endpoint")
+    add("--rounds", type=least(0), default=0, metavar="N", help="critiques and new answers, at most (default: 0)")
+    add("--judge", metavar="MODEL", help="whose critiques: scripted-judge, a folder, or what --judge-url serves")
+    add("--judge-url", metavar="URL", help="of the judge's endpoint")
+    add("--judge-accepts", type=command_line.share, default=0.5, metavar="S", help="let stand above it (default: 0.5)")
     add("--concurrency", type=least(1), default=16, metavar="N", help="trajectories at once (default: 16)")
     add("--max-outages", type=least(1), default=16, metavar="N", help="stop after N failures in a row (default: 16)")
     command_line.add_bootstrap_options(parser, "sampling in this process, and of the resamples")
@@ -69,7 +77,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def work(args: argparse.Namespace) -> None:
     """Run, grade, report; what failed is told at the end."""
     from agents.types import Trajectory
-    from eval import agent_report
+    from eval import agent_report, agent_round_report
+    from eval.agent_rounds import First, opened_journal, refine_all, refiners_of
     from eval.agent_runs import finished, outages, run_all
     from eval.agent_settings import agent_of, identity
     from eval.benchmarks import choose
@@ -81,28 +90,36 @@ def work(args: argparse.Namespace) -> None:
     if args.grader_url and not args.grader:
         raise ConfigError("--grader-url needs --grader, the name that the server serves")
     chosen, agent = choose(args.benchmark), agent_of(args)
+    who = refiners_of(args, agent)
     tasks, notes = _tasks(chosen, agent, args)
     mark_folder(args.out, IDENTITY, identity(agent, chosen), "trajectories of another agent")
-    with Lines(args.out / TRAJECTORIES, Trajectory) as lines:
-        failure = run_all(tasks, args.repeats, agent, lines)
-        made = finished(lines)
-        lost = outages(lines, [(task.id, i) for task in tasks for i in range(args.repeats)])
+    places = {(task.id, i): task.question for task in tasks for i in range(args.repeats)}
+    with Lines(args.out / TRAJECTORIES, Trajectory) as lines, opened_journal(args.out, who) as journal:
+        failure, courses = run_all(tasks, args.repeats, agent, lines), {}
+        made, lost = finished(lines), outages(lines, list(places))
+        if who is not None and journal is not None:
+            firsts = {place: First(question, made[place]) for place, question in places.items() if place in made}
+            courses, later = refine_all(firsts, agent, who, journal)
+            failure = failure or later
     whole = [task for task in tasks if all((task.id, i) in made for i in range(args.repeats))]
     if whole:
         answered, graded = _answered(whole, made, args)
         found = _report(args, agent, chosen, answered, len(tasks))
         failures = dict(graded.failures) if graded else {}
-        found = found.model_copy(update={"outages": lost, "grader_failures": failures, "notes": tuple(notes)})
+        rounds = _rounds(whole, courses, who, args)
+        notes += agent_round_report.notes(rounds) if rounds else []
+        more = {"rounds": rounds, "outages": lost, "grader_failures": failures, "notes": tuple(notes)}
+        found = found.model_copy(update=more)
         write_whole(args.out / f"{NAME}.json", found.model_dump_json(indent=1) + "\n")
-        places = f"trajectories {args.out / TRAJECTORIES}   numbers {args.out / NAME}.json"
-        show(agent_report.sections(found), [*notes, places])
+        written = f"trajectories {args.out / TRAJECTORIES}   numbers {args.out / NAME}.json"
+        show(agent_report.sections(found), [*notes, written])
     if failure is not None:
         raise failure
 
 
 def _tasks(chosen: "Chosen", agent: "Agent", args: argparse.Namespace) -> "tuple[list[Task], list[str]]":
     """Return the problems, and what is to be known about their files."""
-    from eval.agent_settings import SCRIPTED, WITH_FOLDER
+    from eval.agent_settings import WITH_FOLDER
     from eval.benchmark_rows import FILE
     from eval.benchmarks import load_tasks
 
@@ -110,7 +127,8 @@ def _tasks(chosen: "Chosen", agent: "Agent", args: argparse.Namespace) -> "tuple
         raise ConfigError(f"--benchmark {chosen.name}: programs are written by eval.solve; choose another benchmark")
     tasks = load_tasks(chosen, args.limit)
     named = {task.id: str(task.metadata[FILE]) for task in tasks if FILE in task.metadata}
-    notes = [f"{SCRIPTED}: a program, not a language model."] if agent.context.model == SCRIPTED else []
+    scripted = [m for m in (agent.context.model, args.judge or "") if m.startswith("scripted-")]
+    notes = [f"{model}: a program, not a language model." for model in scripted]
     if args.without_files:
         tasks = [task for task in tasks if task.id not in named]
         if not tasks:
@@ -157,6 +175,17 @@ def _graded(answered: "list[Answered]", args: argparse.Namespace) -> "tuple[Grad
     asked = [(a.task, answer) for a in answered for t in a.trajectories if (answer := answer_of(t)) is not None]
     with Lines(args.out / GRADES, Compared) as lines:
         return grade_all(asked, grader, lines), grader
+
+
+def _rounds(
+    tasks: "list[Task]", courses: "dict[Place, list[Round]]", who: "Refiners | None", args: argparse.Namespace
+) -> "RoundsReport | None":
+    from eval.agent_round_report import Rated, rounds_report
+    from eval.agent_rounds import identity
+
+    if who is None:
+        return None
+    return rounds_report(tasks, courses, identity(who.context), Rated(args.rounds, args.bootstrap, args.seed))
 
 
 def _report(

@@ -15,6 +15,8 @@ from pydantic import Field
 
 from agents.final_answer import answer_of
 from agents.types import Frozen, Kind, Task, Trajectory
+from eval.agent_round_report import RoundsReport
+from eval.agent_round_report import sections as round_sections
 from eval.bootstrap import Interval, percentile_interval, resampled_rows
 from eval.checkers import Grade
 from eval.report import Section, with_interval
@@ -91,6 +93,7 @@ class AgentReport(Frozen):
     asked: int
     groups: dict[str, Group]
     tools: dict[str, ToolUse] = Field(default_factory=dict)
+    rounds: RoundsReport | None = None
     outages: dict[str, int] = Field(default_factory=dict)
     grader: str | None = None
     grader_failures: dict[str, int] = Field(default_factory=dict)
@@ -197,7 +200,7 @@ def doubts(answered: Sequence[Answered]) -> list[Doubt]:
 
 
 def sections(found: AgentReport) -> list[Section]:
-    """Return the tables: all problems, by level where there are several, tools, and how trajectories ended."""
+    """Return the tables: all problems, by level where there are several, rounds, tools, how trajectories ended."""
     whole = found.groups[ALL]
     title = f"{found.benchmark}, {found.agent['model']}, {found.repeats} trajectories a problem, 95 % intervals"
     missing = found.asked - whole.rule.problems
@@ -221,6 +224,8 @@ def sections(found: AgentReport) -> list[Section]:
         out.append(
             Section("By level, costs of a trajectory", columns, tuple(_level(n, g, found.repeats) for n, g in levels))
         )
+    if found.rounds is not None:
+        out += round_sections(found.rounds)
     if found.tools:
         used = tuple((name, str(use.calls), str(use.failed)) for name, use in found.tools.items())
         out.append(Section("Tools", ("tool", "calls", "without a result"), used))

@@ -25,6 +25,7 @@ from tools.settings import OPERATIONAL
 
 SCRIPTED = "scripted-agent"
 OWN = ("model", "base_url", "temperature", "max_turns", "style", "enabled", "corpus")  # have options of their own
+OF_ROUNDS = ("judge_style", "judge_temperature", "judge_max_tokens", "max_transcript", "max_critique")
 WITH_FOLDER = ("files", "vision", "audio")
 
 
@@ -63,8 +64,12 @@ def agent_of(args: argparse.Namespace) -> Agent:
             plain[key] = value
         elif first in ToolsConfig.model_fields and first not in ("enabled", "folder"):
             _put(tools, key, value)
+        elif key in OF_ROUNDS:
+            if not args.rounds:
+                raise ConfigError(f"--set {text}: it needs --rounds")
         else:
-            known = [*names, *(f"{n}.…" for n in ToolsConfig.model_fields if n not in ("enabled", "folder"))]
+            sections = (f"{n}.…" for n in ToolsConfig.model_fields if n not in ("enabled", "folder"))
+            known = [*names, *OF_ROUNDS, *sections]
             near = difflib.get_close_matches(key, known, 1, 0.0)[0]
             raise ConfigError(
                 f"--set {text}: unknown setting {key!r}; did you mean {near}? There are {', '.join(known)}"

@@ -4,6 +4,7 @@ Purpose: a process that is killed at any moment loses no round that it has writt
 them again. One process writes at a time; the lock dies with it.
 """
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -81,7 +82,7 @@ class Journal:
             OSError: the disk is full, say.
         """
         entry = Entry(critic=critic, candidate=candidate, round=made)
-        self._file.append(entry.model_dump_json())
+        self._file.append(json.dumps(entry.model_dump(mode="json"), ensure_ascii=False))
         self._hold(entry)
 
     def of(self, critic: str, candidate: str) -> list[Round]:

@@ -92,7 +92,7 @@ def refine_items(items: Sequence[Item], who: Refiners, folder: Path) -> dict[str
         left = [i for i in items if not all(is_done(journal.of(c, i.name), who.context.rounds) for c in who.critics)]
         if left:
             _drive(left, who, journal)
-        return {c: {i.name: _limited(journal.of(c, i.name), who.context.rounds) for i in items} for c in who.critics}
+        return {c: {i.name: limited(journal.of(c, i.name), who.context.rounds) for i in items} for c in who.critics}
 
 
 def whole_identity(context: RefineContext, solver: bool, judge: bool = False) -> dict[str, Any]:
@@ -125,11 +125,11 @@ def is_done(rounds: list[Round], limit: int) -> bool:
     return bool(rounds) and rounds[-1].error is None and next_step(rounds, limit) == "finish"
 
 
-def _limited(rounds: list[Round], limit: int) -> list[Round]:
+def limited(rounds: list[Round], limit: int) -> list[Round]:
     """Return the rounds that a run of `limit` revisions has: a folder may hold more, from a longer one."""
     kept = [r for r in rounds if r.index <= limit]
-    if kept and kept[-1].index == limit and kept[-1].outcome in ("accepted", "rejected", "no_verdict"):
-        bare = {"outcome": "open", "critique": "", "reviews": ()}  # the last solution of a run is not reviewed
+    if kept and kept[-1].index == limit and kept[-1].outcome != "unrevised":
+        bare = {"outcome": "open", "critique": "", "reviews": (), "error": None}  # a run's last solution: not reviewed
         kept[-1] = kept[-1].model_copy(update=bare)
     return kept
 

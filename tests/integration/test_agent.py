@@ -96,6 +96,44 @@ def test_a_careful_agent_is_right_and_ground_truth_is_in_no_prompt(questions: Pa
     assert secret not in (out / "trajectories.jsonl").read_text()
 
 
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]] if path.exists() else []
+
+
+def test_rounds_go_on_in_a_folder_and_a_kill_loses_none(questions: Path, tmp_path: Path) -> None:
+    args, whole, killed = args_of(questions, concurrency=1, skill=0.3), tmp_path / "whole", tmp_path / "killed"
+    rounds = ["--rounds", 2, "--judge", "scripted-judge"]
+    done = run(*args, *rounds, "--out", whole)
+    assert done.returncode == 0, done.stderr
+    assert "after round 2" in done.stdout and "critique: tokens" in done.stdout and "rounds: " in done.stderr
+    assert run(*args, "--out", killed).returncode == 0  # without rounds, to begin with
+    firsts = (killed / "trajectories.jsonl").read_bytes()
+    unreachable = run(*args, "--rounds", 2, "--judge", "x", "--judge-url", "http://127.0.0.1:9/v1", "--out", killed)
+    assert unreachable.returncode == 2 and "cannot reach" in unreachable.stderr
+    kill_when(lambda: len(lines(killed / "rounds.jsonl")) >= 4, "eval.agent", *args, *rounds, "--out", killed)
+    held = lines(killed / "rounds.jsonl")
+    again = run(*args, *rounds, "--out", killed)
+    assert again.returncode == 0, again.stderr
+    assert (killed / "trajectories.jsonl").read_bytes() == firsts
+    assert lines(killed / "rounds.jsonl")[: len(held)] == held
+
+    def figures(folder: Path) -> dict:
+        found = json.loads((folder / "agent.json").read_text())["rounds"]
+        for after in found["after"]:
+            del after["point"]["seconds"]
+        return found
+
+    assert figures(killed) == figures(whole) and figures(whole)["trajectories"] == 16
+    first, _, last = (after["point"] for after in figures(whole)["after"])
+    assert first["accuracy"] == json.loads((whole / "agent.json").read_text())["groups"]["all"]["rule"]["pass_at"]["1"]
+    assert 0.0 < last["accepted"] <= 1.0
+    stamp = (killed / "rounds.jsonl").stat().st_mtime_ns
+    assert run(*args, *rounds, "--out", killed).returncode == 0
+    assert (killed / "rounds.jsonl").stat().st_mtime_ns == stamp
+    other = run(*args, *rounds, "--judge-accepts", 1, "--out", killed)
+    assert other.returncode == 2 and "holds rounds with another judge (accepts: 0.5 there, 1.0 here)" in other.stderr
+
+
 def test_sums_go_through_the_sandbox(tmp_path: Path) -> None:
     path = tmp_path / "sums.jsonl"
     rows = [{"question": f"Calculate {i} + 58 - 19.", "answer": f"#### {i + 39}"} for i in range(10, 14)]
