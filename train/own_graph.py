@@ -12,16 +12,21 @@ baseline. What others say, tools or the other debater, is prompt and never train
 
 What is refused, as the failure of that rollout: replies that the policy did not write (examples belong into the user's
 message), and replies that were edited or branched from, since their tokens are not those that were sampled.
+
+`python -m distill.own_graph` makes SFT data with the same graph and reward, by `run_graph` as here.
 """
 
 import asyncio
 import importlib
 import inspect
+import math
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from statistics import fmean
 from typing import Any, NamedTuple
+
+from langchain_core.language_models import BaseChatModel
 
 from agents.types import Task, Turn
 from tools.errors import ConfigError, RolloutError
@@ -106,15 +111,13 @@ class OwnRollouts(GroupRollouts[Problem, OwnGroup]):
         max_tokens, temperature = self.limits
         chat = Recorder(chat=self.policy.chat, session=name, max_tokens=max_tokens, temperature=temperature)
         try:
-            state = await self.graph.ainvoke({"problem": problem.task.question}, context={"chat": chat})
+            reward = await run_graph(self.graph, self.reward, problem.task, chat)
         except RolloutError as error:
             return Course((), None, str(error))
         found = tuple(chat.conversations)
         if len(found) > self.width:
             raise ConfigError(f"the graph held {len(found)} conversations in one rollout; set --conversations")
-        reward = self.reward(problem.task, state)
-        reward = await reward if inspect.isawaitable(reward) else reward
-        return Course(found, None if reward is None else float(reward))
+        return Course(found, reward)
 
     def metrics(self, groups: Sequence[OwnGroup], chosen: Sequence[OwnGroup]) -> dict[str, float]:
         """Return what a step logs, over all rollouts made."""
@@ -131,6 +134,36 @@ class OwnRollouts(GroupRollouts[Problem, OwnGroup]):
         }
 
 
+async def run_graph(graph: Any, reward: GraphReward, task: Task, chat: BaseChatModel) -> float | None:
+    """Run a graph on a task and reward its last state. The graph is given the question alone.
+
+    Args:
+        graph: compiled.
+        reward: is given the task whole, with its reference answer.
+        task: the problem.
+        chat: what the graph's nodes take from their context.
+
+    Returns:
+        The reward; None where there is nothing to reward.
+
+    Raises:
+        RolloutError: the model, a tool or the reward's own judge failed.
+        ConfigError: the reward is no number.
+    """
+    state = await graph.ainvoke({"problem": task.question}, context={"chat": chat})
+    found = reward(task, state)
+    found = await found if inspect.isawaitable(found) else found
+    if found is None:
+        return None
+    try:
+        number = float(found)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise ConfigError(f"--reward gave {found!r} for the problem {task.question[:60]!r}; give a number, or None")
+    return number
+
+
 def train_on_graph(args: Namespace, job: Job) -> dict[str, float]:
     """Train on the graph and the reward that the command line names.
 
@@ -139,7 +172,7 @@ def train_on_graph(args: Namespace, job: Job) -> dict[str, float]:
     """
     if not (args.reward and args.tasks):
         raise ConfigError("--graph needs --reward module:fn and --tasks jsonl:PATH")
-    graph, reward, problems = named(args.graph)(), named(args.reward), read_problems(args)
+    graph, reward, problems = compiled(args.graph), named(args.reward), read_problems(args)
     job.out.mkdir(parents=True, exist_ok=True)
     rows = job.settings.num_generations * args.conversations
     sized = job.settings.model_copy(update={"recipe": "agentv", "num_generations": rows})  # TRL's rows a group
@@ -159,14 +192,29 @@ def train_on_graph(args: Namespace, job: Job) -> dict[str, float]:
     return train_rollouts(make, len(problems), job._replace(settings=sized))
 
 
-def named(where: str) -> Any:
-    """Return what `module:name` names.
+def compiled(where: str) -> Any:
+    """Return the graph that the function `module:name` builds.
 
     Raises:
-        ConfigError: there is no such thing.
+        ConfigError: there is no such function, or it returns no compiled graph.
+    """
+    graph = named(where)()
+    if not hasattr(graph, "ainvoke"):
+        raise ConfigError(f"{where}: returns a {type(graph).__name__}; return the compiled graph (graph.compile())")
+    return graph
+
+
+def named(where: str) -> Any:
+    """Return the function that `module:name` names.
+
+    Raises:
+        ConfigError: there is no such function.
     """
     module, _, name = where.partition(":")
     try:
-        return getattr(importlib.import_module(module), name)
+        found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(f"{where}: cannot be loaded ({error}); give module:name, from where you are") from error
+    if not callable(found):
+        raise ConfigError(f"{where}: is a {type(found).__name__}; name a function")
+    return found

@@ -46,7 +46,7 @@ HEAVY = frozenset(
 )
 COMMANDS = (
     *("distill.run", "eval.ablations", "eval.best_of_n_command", "eval.refinement", "eval.simulate", "eval.verdicts"),
-    *("eval.agent", "eval.judge"),
+    *("eval.agent", "eval.judge", "distill.own_graph"),
     "eval.solve",
     "train.probe",
 )

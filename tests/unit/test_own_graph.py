@@ -128,10 +128,10 @@ async def test_replies_that_the_policy_did_not_write_are_refused():
         [*asked, AIMessage("no"), HumanMessage("b")],
         [HumanMessage("c"), AIMessage("x"), HumanMessage("d")],
     ):
-        with pytest.raises(ModelError, match="token ids are not held"):
+        with pytest.raises(ModelError, match="a reply that is not held"):
             await chat.ainvoke(edited)
     await chat.ainvoke([*asked, reply, HumanMessage("b")])
-    with pytest.raises(ModelError, match="token ids are not held"):
+    with pytest.raises(ModelError, match="a reply that is not held"):
         await chat.ainvoke([*asked, reply, HumanMessage("another branch")])
     assert [len(turns) for turns in chat.conversations] == [2]
 
