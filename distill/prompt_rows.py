@@ -31,14 +31,15 @@ def grpo_rows(run: "Run") -> list[dict[str, Any]]:
     from train.settings import ON_PROBLEMS
 
     cfg, mixed = run.cfg, len(run.cfg.grpo.recipes) > 1
-    acts = _agents_instructions(run) if cfg.mixture.answerer == "agent" else None
+    acts = bool(set(cfg.grpo.recipes) & set(ON_PROBLEMS)) and cfg.mixture.answerer == "agent"
+    told = _agents_instructions(run) if acts else None
     reviewed = {row.trajectory.key: row.trajectory for row in run.teacher_rows}
     sources = {task.id: task.source for task in run.parts["grpo"]}
     rows = []
     for name in cfg.grpo.recipes:
         for prompt in BY_RECIPE[name](run):
             if name in ON_PROBLEMS:
-                row = _problem_to_answer(prompt, acts)
+                row = _problem_to_answer(prompt, told)
             elif name == "rrm":
                 shown = transcript_for(cfg.student.max_length)
                 row = solution_to_review(prompt, opening(prompt, cfg.teacher.style, shown))

@@ -77,8 +77,10 @@ def extract_answer(text: str) -> str | None:
     lines = [m for m in _LINE_FORMS.finditer(text) if not m["hash"] or _ends_text(m)]
     marked = [(m.start(), _shorten(m)) for m in lines if not m["phrase"]]
     marked += [(m.start(), _balanced(text, m.end())) for m in _BOXED.finditer(text)]
-    marked += [(m.start(), m[1]) for m in _TAGGED.finditer(text)]
-    said = [(m.start(), _shorten(m)) for m in lines if m["phrase"]]
+    tagged = list(_TAGGED.finditer(text))
+    marked += [(m.start(), m[1]) for m in tagged]
+    outside = (m for m in lines if not any(tag.start() < m.start() < tag.end() for tag in tagged))
+    said = [(m.start(), _shorten(m)) for m in outside if m["phrase"]]
     answers = [(at, stripped) for at, raw in marked if (stripped := _strip(raw))]
     answers += [(at, s) for at, raw in said if (s := _strip(raw)) and (not answers or any(c.isdigit() for c in s))]
     return max(answers)[1] if answers else None

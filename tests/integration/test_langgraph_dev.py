@@ -118,10 +118,10 @@ def test_refine(client: SyncLangGraphClient, given: dict[str, Any]) -> None:
     assert out["accepted"] == (out["stop"] == "accepted") and out["error"] is None
     assert rounds[0].reviews and rounds[-1].solution == out["solution"]
     if given:
-        assert (rounds[0].solution, rounds[0].made, rounds[0].outcome) == (WRONG, None, "rejected")
+        assert (rounds[0].solution, rounds[0].made, rounds[0].outcome) == (WRONG, (), "rejected")
         assert "Step 2: wrong." in rounds[0].critique and len(rounds) > 1
     else:
-        assert rounds[0].made is not None and rounds[0].made.stage == "solve"
+        assert rounds[0].made and rounds[0].made[0].stage == "solve"
 
 
 def test_react(client: SyncLangGraphClient) -> None:

@@ -64,6 +64,7 @@ def test_last_occurrence_wins(text: str, answer: str) -> None:
 @pytest.mark.parametrize(
     ("text", "answer"),
     [
+        ("<answer>The answer is 42</answer>", "The answer is 42"),  # graded as a whole, as the agent is
         ("So: <answer>on the roof</answer>", "on the roof"),
         ("<ANSWER>\n on the roof.\n</Answer>", "on the roof"),
         ("<answer>1, 2</answer> no, <answer>3, 4</answer>", "3, 4"),  # the last one counts
