@@ -16,7 +16,8 @@ from agents.plain_roles import AGENT, JUDGE, REFINER, SOLVER, render_solver, sol
 from agents.store import Row
 from agents.types import ROLES, Candidate, Role, StopReason, Task, Trajectory, Turn, content_id
 from distill.judgements import select_judgements
-from distill.sections import MixtureConfig, SelectConfig
+from distill.mixture_section import MixtureConfig
+from distill.sections import SelectConfig
 from distill.select import Filter, Funnel, Selected, Selection, Stage, filters_with, select, shuffled, stage_of
 from eval.agent_grades import grade_trajectory
 from tools.errors import NothingAcceptedError

@@ -4,26 +4,22 @@ Fields marked operational (where things are, how many at once) may change betwee
 """
 
 from pathlib import Path
-from typing import Annotated, Literal, Self, TypeVar
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from agents.types import EVERY_ROLE, ROLES, Role
+from agents.types import ROLES, Role
+from distill.mixture_section import MixtureConfig
 from tools.registry import ToolsConfig, check_prompts
 from tools.sandbox.settings import SandboxConfig
-from tools.settings import OPERATIONAL, Rate, Section
+from tools.settings import OPERATIONAL, Rate, Section, shares
 from train.settings import (
-    AGENT_TURNS,
-    Answerer,
     GrpoConfig,
     JudgeConfig,
     RecipeName,
     SftConfig,
     StudentConfig,
-    answerer_among,
 )
-
-Named = TypeVar("Named", bound=str)
 
 
 def _join_urls(value: object) -> object:
@@ -40,12 +36,6 @@ def _plain_name(value: str) -> str:
     return value
 
 
-def _weights(value: dict[Named, float]) -> dict[Named, float]:
-    if not value or min(value.values()) < 0 or sum(value.values()) <= 0:
-        raise ValueError("should give at least one a weight above 0, and none below")
-    return value
-
-
 Urls = Annotated[str | None, BeforeValidator(_join_urls)]
 
 
@@ -57,7 +47,7 @@ class TasksConfig(Section):
         description="`reasoning_gym:` (offline), `jsonl:PATH`, `parquet:PATH`, `hf:NAME` (polaris, deepscaler, "
         "areal-boba, gsm8k, math, or org/name?question=…&answer=…), `cloze:PATH` (a corpus: questions with a blank)",
     )
-    families: Annotated[dict[str, float], AfterValidator(_weights)] = Field(
+    families: Annotated[dict[str, float], AfterValidator(shares)] = Field(
         default={"simple_equations": 0.45, "chain_sum": 0.4, "gsm_symbolic": 0.15},
         description="weights of the reasoning_gym families",
     )
@@ -123,49 +113,6 @@ class TeacherConfig(ModelSection):
     max_outages: int = Field(
         default=16, ge=1, description="stop after this many failures in a row", json_schema_extra=OPERATIONAL
     )
-
-
-class MixtureConfig(Section):
-    """Which roles the student learns, in one mixture for SFT.
-
-    Solutions are the solver's (`solver`), judgements the judge's (`judge`); revisions of solutions on these judgements
-    and the agent's trajectories are the teacher's (`teacher`; offline the scripted refiner and the scripted agent).
-    """
-
-    weights: Annotated[dict[Role, float], AfterValidator(_weights)] = Field(
-        default={"forward_verifier": 1.0, "backward_verifier": 1.0},
-        description="shares of the examples of forward_verifier, backward_verifier, judge, solver, refiner, agent; "
-        "0 or absent: the role is not learned",
-    )
-    agent_turns: int = Field(
-        default=AGENT_TURNS, ge=1, description="steps of the agent, of the teacher and of the student"
-    )
-    critic: Literal["student", "judge"] = Field(
-        default="student",
-        description="whose critique the evaluation refines answers on: the student's own, where it learns to judge, or "
-        "the judge's",
-    )
-
-    @property
-    def roles(self) -> tuple[Role, ...]:
-        """The roles that are learned."""
-        return tuple(role for role in EVERY_ROLE if self.weights.get(role, 0.0) > 0)
-
-    @property
-    def answerer(self) -> Answerer:
-        """Whose answers are judged and refined; see `answerer_among`."""
-        return answerer_among(self.roles)
-
-    @property
-    def refines(self) -> bool:
-        """Whether answers of the evaluation are refined."""
-        return {self.answerer, "refiner"} <= set(self.roles)
-
-    @property
-    def needs_critic(self) -> bool:
-        """Whether the judge criticises answers of the evaluation: they are refined, and not on the student's own."""
-        own = "judge" in self.roles and self.critic == "student"
-        return self.refines and not own
 
 
 class SelectConfig(Section):

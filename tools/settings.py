@@ -1,9 +1,10 @@
 """What every section of settings is made of: a frozen pydantic class in which unknown keys are errors."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+Named = TypeVar("Named", bound=str)
 OPERATIONAL: dict[str, Any] = {"operational": True}
 
 
@@ -16,3 +17,14 @@ class Section(BaseModel):
 
 
 Rate = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+def shares(value: dict[Named, float]) -> dict[Named, float]:
+    """Return weights of named things as they are.
+
+    Raises:
+        ValueError: one is below 0, or none is above.
+    """
+    if not value or min(value.values()) < 0 or sum(value.values()) <= 0:
+        raise ValueError("should give at least one a weight above 0, and none below")
+    return value

@@ -11,7 +11,8 @@ from agents.store import Row, Store
 from agents.types import Candidate, ErrorInfo, Judgement, Message, Role, StopReason, Task, Trajectory, Turn, Verdict
 from distill.export import open_run
 from distill.mixture import Apart, answer_row, in_shares, is_verifiers_alone, select_mixture
-from distill.sections import MixtureConfig, SelectConfig
+from distill.mixture_section import MixtureConfig
+from distill.sections import SelectConfig
 from distill.select import FILTERS, Selected, select, to_examples
 from tests.unit.made_run import make_run
 from tools.errors import NothingAcceptedError
