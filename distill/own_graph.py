@@ -72,8 +72,8 @@ def harvest_graph(args: argparse.Namespace) -> "Harvest":
     from distill import own_rows
     from distill.own_rollouts import Rollout, Teacher, finished, roll_all
     from eval.lines import Lines
+    from train.graph_runs import compiled, named
     from train.inputs import read_problems
-    from train.own_graph import compiled, named
     from train.settings import StudentConfig
 
     teacher = Teacher(

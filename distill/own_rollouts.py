@@ -1,9 +1,9 @@
 """Rollouts of a graph of one's own by a named model, into a journal: nothing is done twice.
 
 Input: tasks, a `Teacher` (graph, reward, model), a journal of rollouts. The graph is given the question alone; the
-reward is the one that GRPO uses (`train.own_graph.run_graph`). An outage is no reward: it is a line of the journal with
-its typed error, and is tried again by the next run; many in a row stop the work. A limit (the model's context, the
-graph's own steps) ends a rollout for good, without a reward.
+reward is the one that GRPO uses (`train.graph_runs.run_graph`). An outage is no reward: it is a line of the journal
+with its typed error, and is tried again by the next run; many in a row stop the work. A limit (the model's context,
+the graph's own steps) ends a rollout for good, without a reward.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from eval.solving import reference_of
 from eval.verifier import opened_chat, reach
 from tools.errors import ContextLengthError, RolloutError
 from tools.progress import Progress
-from train.own_graph import GraphReward, run_graph
+from train.graph_runs import GraphReward, run_graph
 from train.recorder import Recorder
 
 Place = tuple[str, int, str]  # a problem's id, the number of the sample, and what it is rewarded by

@@ -3,16 +3,18 @@
 import json
 from argparse import Namespace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agents.records import read_records, task_of
 from agents.types import Turn
 from tools.errors import ConfigError, DataError
 from train.launch import read_rows
-from train.mixed import MixedPrompt
 from train.pools import Problem
 from train.reviews import Prompt
 from train.settings import ON_PROBLEMS
+
+if TYPE_CHECKING:
+    from train.mixed import MixedPrompt
 
 SOLUTIONS = ("key", "problem", "solution", "role", "label")
 PROBLEMS = ("question", "answer", "aliases", "task_type")
@@ -35,13 +37,15 @@ def _solution(row: dict[str, Any]) -> Prompt:
     return Prompt(row["key"], row["problem"], row["solution"], row["role"], row["label"], turns)
 
 
-def read_mixed(args: Namespace) -> list[MixedPrompt]:
+def read_mixed(args: Namespace) -> "list[MixedPrompt]":
     """Return the exported prompts of several recipes (a column says of which).
 
     Raises:
         ConfigError: problems are given in their place.
         DataError: there is no such data, it lacks a column, or a record is malformed.
     """
+    from train.mixed import MixedPrompt  # it is the decoder's: reading problems takes no torch
+
     if args.tasks:
         raise ConfigError("--tasks is for grpo.recipe=reagent_r and reagent_u; several recipes train on --data")
     rows = read_rows(args.data, "grpo", ("recipe",))

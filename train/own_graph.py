@@ -13,24 +13,21 @@ baseline. What others say, tools or the other debater, is prompt and never train
 What is refused, as the failure of that rollout: replies that the policy did not write (examples belong into the user's
 message), and replies that were edited or branched from, since their tokens are not those that were sampled.
 
-`python -m distill.own_graph` makes SFT data with the same graph and reward, by `run_graph` as here.
+`python -m distill.own_graph` makes SFT data with the same graph and reward, run in the same way
+(`train/graph_runs.py`).
 """
 
 import asyncio
-import importlib
-import inspect
-import math
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from langchain_core.language_models import BaseChatModel
-
-from agents.types import Task, Turn
+from agents.types import Turn
 from tools.errors import ConfigError, RolloutError
 from train.engines import Policy
+from train.graph_runs import GraphReward, compiled, named, run_graph
 from train.groups import GroupRollouts
 from train.grpo import train_rollouts
 from train.inputs import read_problems
@@ -38,8 +35,6 @@ from train.pools import Problem
 from train.recipes import Job
 from train.recorder import Recorder
 from train.rewards import is_live
-
-GraphReward = Callable[[Task, Any], Any]  # of a task and the graph's last state: a number, None, or what gives them
 
 
 class Course(NamedTuple):
@@ -134,36 +129,6 @@ class OwnRollouts(GroupRollouts[Problem, OwnGroup]):
         }
 
 
-async def run_graph(graph: Any, reward: GraphReward, task: Task, chat: BaseChatModel) -> float | None:
-    """Run a graph on a task and reward its last state. The graph is given the question alone.
-
-    Args:
-        graph: compiled.
-        reward: is given the task whole, with its reference answer.
-        task: the problem.
-        chat: what the graph's nodes take from their context.
-
-    Returns:
-        The reward; None where there is nothing to reward.
-
-    Raises:
-        RolloutError: the model, a tool or the reward's own judge failed.
-        ConfigError: the reward is no number.
-    """
-    state = await graph.ainvoke({"problem": task.question}, context={"chat": chat})
-    found = reward(task, state)
-    found = await found if inspect.isawaitable(found) else found
-    if found is None:
-        return None
-    try:
-        number = float(found)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not math.isfinite(number):
-        raise ConfigError(f"--reward gave {found!r} for the problem {task.question[:60]!r}; give a number, or None")
-    return number
-
-
 def train_on_graph(args: Namespace, job: Job) -> dict[str, float]:
     """Train on the graph and the reward that the command line names.
 
@@ -190,31 +155,3 @@ def train_on_graph(args: Namespace, job: Job) -> dict[str, float]:
         )
 
     return train_rollouts(make, len(problems), job._replace(settings=sized))
-
-
-def compiled(where: str) -> Any:
-    """Return the graph that the function `module:name` builds.
-
-    Raises:
-        ConfigError: there is no such function, or it returns no compiled graph.
-    """
-    graph = named(where)()
-    if not hasattr(graph, "ainvoke"):
-        raise ConfigError(f"{where}: returns a {type(graph).__name__}; return the compiled graph (graph.compile())")
-    return graph
-
-
-def named(where: str) -> Any:
-    """Return the function that `module:name` names.
-
-    Raises:
-        ConfigError: there is no such function.
-    """
-    module, _, name = where.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"{where}: cannot be loaded ({error}); give module:name, from where you are") from error
-    if not callable(found):
-        raise ConfigError(f"{where}: is a {type(found).__name__}; name a function")
-    return found

@@ -14,7 +14,8 @@ from tests.unit import debate
 from tests.unit.fakes import CALL, FakePython
 from tests.unit.writing import END, Writer, policy_chat, text
 from tools.errors import ConfigError, ModelError
-from train.own_graph import Course, OwnGroup, OwnRollouts, named
+from train.graph_runs import named
+from train.own_graph import Course, OwnGroup, OwnRollouts
 from train.pools import Problem
 from train.recorder import Recorder
 

@@ -17,7 +17,7 @@ from distill.own_rollouts import LIMITS, Rollout, Teacher, place_of, roll
 from tests.unit import debate
 from tests.unit.fakes import FakeChat, Reply, answer
 from tools.errors import ConfigError, ContextLengthError, ModelError
-from train.own_graph import compiled, named
+from train.graph_runs import compiled, named
 from train.recorder import Recorder
 
 TASKS = [Task(question=f"What is {i} + {i}?", answer=f"{2 * i}") for i in (1, 2)]
