@@ -2,8 +2,8 @@
 
 Input: a benchmark (of the Hub, or a local copy), a model (an endpoint's, a folder, the embedded student, or the offline
 `scripted-agent`), tools. Output in a folder: `trajectories.jsonl` (every trajectory as it came: the same command goes
-on from there), `agent.json`, with `--grader` also `grades.jsonl`; tables on stdout. The agent is shown the question
-alone.
+on from there), `candidates.jsonl` (what `eval.judge` and `distill.rrm` read), `agent.json`, with `--grader` also
+`grades.jsonl`; tables on stdout. The agent is shown the question alone.
 """
 
 import argparse
@@ -70,6 +70,7 @@ def work(args: argparse.Namespace) -> None:
     """Run, grade, report; what failed is told at the end."""
     from agents.types import Trajectory
     from eval import agent_report
+    from eval.agent_candidates import CANDIDATES, candidate_lines
     from eval.agent_runs import finished, outages, run_all
     from eval.agent_settings import agent_of, identity
     from eval.benchmarks import choose
@@ -93,8 +94,10 @@ def work(args: argparse.Namespace) -> None:
         found = _report(args, agent, chosen, answered, len(tasks))
         failures = dict(graded.failures) if graded else {}
         found = found.model_copy(update={"outages": lost, "grader_failures": failures, "notes": tuple(notes)})
+        write_whole(args.out / CANDIDATES, candidate_lines(answered, chosen.name))
         write_whole(args.out / f"{NAME}.json", found.model_dump_json(indent=1) + "\n")
-        places = f"trajectories {args.out / TRAJECTORIES}   numbers {args.out / NAME}.json"
+        places = f"trajectories {args.out / TRAJECTORIES}   for a judge {args.out / CANDIDATES}"
+        places += f"   numbers {args.out / NAME}.json"
         show(agent_report.sections(found), [*notes, places])
     if failure is not None:
         raise failure
