@@ -46,6 +46,11 @@ def gives_answer(turn: Turn) -> bool:
     return parse_tool_calls(turn.content) == [] and parse_final(turn.content) is not None
 
 
+def answer_stated(turns: Sequence[Turn]) -> str | None:
+    """Return the answer that the last turn gives; None where it gives none, or calls a tool beside it."""
+    return parse_final(turns[-1].content) if turns and gives_answer(turns[-1]) else None
+
+
 def final_answer(turns: Sequence[Turn], stop: StopReason) -> str | None:
     """Return the answer that a trajectory came to; None where it ended in any other way than by giving one."""
     return parse_final(turns[-1].content) if turns and stop is StopReason.COMPLETED else None

@@ -2,7 +2,7 @@
 
 A record may already hold candidate solutions with labels (the input form of AgentV-RL: `idx, question, ground_truth,
 samples[], evaluations[{correct}]`), and say what kind of task it is (`task_type`: math, qa, short or program) and which
-other answers are right (`aliases`).
+other answers are right (`aliases`). What an agent did for its candidates stands in `turns`: a list of turns a sample.
 """
 
 import csv
@@ -11,7 +11,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, get_args
 
-from agents.types import Candidate, Kind, Task
+from pydantic import ValidationError
+
+from agents.final_answer import answer_stated
+from agents.types import Candidate, Kind, Task, Turn
 from tools.errors import DataError
 
 QUESTION_FIELDS = ("question", "problem", "prompt")
@@ -81,7 +84,7 @@ def task_of(record: dict[str, Any], spot: str, source: str) -> Task:
 
     Args:
         record: with a question, perhaps an answer, a level, a kind, and candidates (`samples`, `evaluations`,
-            `sources`).
+            `sources`, `turns`).
         spot: where it stands, for errors.
         source: of the task.
 
@@ -120,10 +123,38 @@ def _candidates(task: Task, record: dict[str, Any], spot: str) -> Iterator[Candi
     if not isinstance(samples, list) or len(evaluations) != len(samples):
         raise DataError(f"{spot}: `samples` and `evaluations` must be lists of one length")
     models = record.get("sources") or [""] * len(samples)
+    turns = _turns(record, len(samples), spot)
     for i, (text, evaluation) in enumerate(zip(samples, evaluations, strict=True)):
         if not isinstance(text, str) or not isinstance(evaluation, dict):
             raise DataError(f"{spot}: `samples` must hold strings and `evaluations` objects with `correct`")
         if not isinstance(evaluation.get("correct"), bool | None):
             raise DataError(f"{spot}: `correct` must be true, false or null, not {evaluation['correct']!r}")
         model = str(models[i]) if i < len(models) else ""
-        yield Candidate(task_id=task.id, index=i, text=text, correct=evaluation.get("correct"), model=model)
+        yield Candidate(
+            task_id=task.id,
+            index=i,
+            text=text,
+            turns=turns[i],
+            answer=answer_stated(turns[i]),
+            correct=evaluation.get("correct"),
+            model=model,
+        )
+
+
+def _turns(record: dict[str, Any], n: int, spot: str) -> list[tuple[Turn, ...]]:
+    """Return what an agent did for each of `n` samples; nothing where the record does not say, or has no samples."""
+    given = record.get("turns")
+    if given is None or not n:
+        return [()] * n
+    if not isinstance(given, list) or len(given) != n or not all(isinstance(turns, list) for turns in given):
+        raise DataError(f"{spot}: `turns` must hold a list of turns for each of {n} samples")
+    return [tuple(_turn(turn, f"{spot}: `turns`[{i}][{j}]") for j, turn in enumerate(t)) for i, t in enumerate(given)]
+
+
+def _turn(given: object, place: str) -> Turn:
+    try:
+        return Turn.model_validate(given)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        at = ".".join(map(str, first["loc"]))
+        raise DataError(f"{place}: {f'{at}: ' if at else ''}{first['msg']}; mend or remove the record") from error

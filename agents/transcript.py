@@ -13,6 +13,8 @@ from typing import NamedTuple
 from agents.protocol import CALL_OPEN, format_observation, format_tool_call, strip_thoughts
 from agents.types import Turn
 
+# Of an agent's turn, what a transcript shows: all that a file keeps of it for a judge.
+JUDGED = {"stage", "prompt", "content", "reasoning", "tool_calls", "results"}
 FLOOR = 200  # characters to which a part is cut before whole parts are left out
 _FORGED = re.compile(r"^(?=## (?:Turn|Message|Observation) \d)", re.MULTILINE)
 _HEADING = re.compile(r"^## (Turn|Message|Observation) \d+\n", re.MULTILINE)

@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     from train.pools import Problem
     from train.reviews import Prompt
 
-# Of an agent's turn what a judge is shown.
-JUDGED = {"stage", "prompt", "content", "reasoning", "tool_calls", "results"}
-
 
 def grpo_rows(run: "Run") -> list[dict[str, Any]]:
     """Return the prompts of GRPO: the messages that open a rollout, and what is for the reward alone.
@@ -59,6 +56,7 @@ def _opening_of(review: "Trajectory") -> "Sequence[Message]":
 def solution_to_review(prompt: "Prompt", messages: "Sequence[Message]") -> dict[str, Any]:
     """Return a solution to review or to judge, with the messages that open the rollout."""
     from agents.protocol import wire_messages
+    from agents.transcript import JUDGED
     from agents.types import task_id
 
     return {

@@ -1,9 +1,9 @@
-"""`python -m distill.rrm`: data that train a judge (Agent-RRM), from files of labelled solutions by several agents.
+"""`python -m distill.rrm`: data that train a judge (Agent-RRM), from files of labelled work by several agents.
 
-Input: candidate files (as `eval.solve` makes them; one an agent) and a teacher that judges. Output: a folder with `sft`
-(the teacher's judgements that passed the filters), `grpo` (prompts of the recipe `rrm`, of other problems),
-`settings.yaml`, the chat template and a card: what `python -m train.sft` and `train.grpo` train on as it is. The
-judgements are kept in `<out>.judged`; the same command resumes.
+Input: candidate files (solutions as `eval.solve` writes them, trajectories as `eval.agent` does; one an agent) and a
+teacher that judges. Output: a folder with `sft` (the teacher's judgements that passed the filters), `grpo` (prompts of
+the recipe `rrm`, of other problems), `settings.yaml`, the chat template and a card: what `python -m train.sft` and
+`train.grpo` train on as it is. The judgements are kept in `<out>.judged`; the same command resumes.
 """
 
 import argparse
@@ -23,9 +23,10 @@ if TYPE_CHECKING:
     from eval.candidates import Problem
     from graphs.judge_state import JudgeContext
 
-EPILOG = """Problems are split: the teacher judges the solutions of a share of them for SFT; the labelled solutions of
-the others are prompts of GRPO. Kept for SFT are judgements in the right form at the first try whose score is on the
-right side of the outcome and whose critique gives no answer away, as many of right as of wrong solutions.
+EPILOG = """FILE is what eval.solve writes, or eval.agent (DIR/candidates.jsonl: trajectories, which are judged whole).
+Problems are split: the teacher judges the solutions of a share of them for SFT; the labelled solutions of the others
+are prompts of GRPO. Kept for SFT are judgements in the right form at the first try whose score is on the right side of
+the outcome and whose critique gives no answer away, as many of right as of wrong solutions.
 Then: python -m train.sft --data DIR --out runs/judge/sft
       python -m train.grpo --data DIR --student runs/judge/sft/model --out runs/judge/grpo"""
 
@@ -213,7 +214,8 @@ def card(args: argparse.Namespace, counts: dict[str, int], funnel: "Funnel") -> 
     table = funnel.to_table()
     table.insert(1, ["---"] * len(table[0]))
     told = ", ".join(f"{n:,} rows in `{kind}`" for kind, n in counts.items())
-    files = ", ".join(f"`{file.name}`" for file in args.candidates)
+    alike = len({file.name for file in args.candidates}) < len(args.candidates)  # their folders tell them apart
+    files = ", ".join(f"`{'/'.join(file.parts[-2:]) if alike else file.name}`" for file in args.candidates)
     who = f"`{args.model}`{' (a program, not a language model)' if args.model.startswith('scripted-') else ''}"
     return (
         f"---\n{head}---\n\n# {args.out.name}\n\nMade by Retort (`python -m distill.rrm`): {told}.\n\n"

@@ -2,8 +2,9 @@
 
 Input: a benchmark (of the Hub, or a local copy), a model (an endpoint's, a folder, the embedded student, or the offline
 `scripted-agent`), tools. Output in a folder: `trajectories.jsonl` (every trajectory as it came: the same command goes
-on from there), `agent.json`, with `--grader` also `grades.jsonl`, with `--rounds` also `rounds.jsonl`; tables on
-stdout. The agent is shown the question alone, in a round also what it did before, and the judge's critique.
+on from there), `candidates.jsonl` (what `eval.judge` and `distill.rrm` read), `agent.json`, with `--grader` also
+`grades.jsonl`, with `--rounds` also `rounds.jsonl`; tables on stdout. The agent is shown the question alone, in a round
+also what it did before, and the judge's critique.
 """
 
 import argparse
@@ -78,6 +79,7 @@ def work(args: argparse.Namespace) -> None:
     """Run, grade, report; what failed is told at the end."""
     from agents.types import Trajectory
     from eval import agent_report, agent_round_report
+    from eval.agent_candidates import CANDIDATES, candidate_lines
     from eval.agent_rounds import First, opened_journal, refine_all, refiners_of
     from eval.agent_runs import finished, outages, run_all
     from eval.agent_settings import agent_of, identity
@@ -110,9 +112,10 @@ def work(args: argparse.Namespace) -> None:
         notes += agent_round_report.notes(rounds) if rounds else []
         more = {"rounds": rounds, "outages": lost, "grader_failures": failures, "notes": tuple(notes)}
         found = found.model_copy(update=more)
+        write_whole(args.out / CANDIDATES, candidate_lines(answered, chosen.name))
         write_whole(args.out / f"{NAME}.json", found.model_dump_json(indent=1) + "\n")
-        written = f"trajectories {args.out / TRAJECTORIES}   numbers {args.out / NAME}.json"
-        show(agent_report.sections(found), [*notes, written])
+        places = f"trajectories {args.out / TRAJECTORIES}   for a judge {args.out / CANDIDATES}"
+        show(agent_report.sections(found), [*notes, f"{places}   numbers {args.out / NAME}.json"])
     if failure is not None:
         raise failure
 

@@ -1,10 +1,11 @@
 """A file of candidate solutions, read for evaluation: problems, labels, final answers, scores of other scorers.
 
 Input: JSON lines in AgentV-RL's form (`question, ground_truth, samples[], evaluations[{correct}]`), with, where the
-file has them, `task_type` (math, qa, short or program), `aliases`, `orm_scores` (a number a sample), `prm_scores` (a
-list of step scores a sample), `level`, `benchmark` (or `task`), and `steps` with `mistake_index` (the first wrong step
-from 0; null: none): there the solution is written with its steps numbered from 1. Or the folder of a run: its held-out
-problems. Output: one `Problem` a question.
+file has them, `task_type` (math, qa, short or program), `aliases`, `turns` (an agent's, a list a sample: the final
+answer is then that of the last turn), `orm_scores` (a number a sample), `prm_scores` (a list of step scores a sample),
+`level`, `benchmark` (or `task`), and `steps` with `mistake_index` (the first wrong step from 0; null: none): there the
+solution is written with its steps numbered from 1. Or the folder of a run: its held-out problems. Output: one `Problem`
+a question.
 """
 
 import math
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple
 from agents.records import read_records, task_of
 from agents.store import Store
 from agents.types import Candidate, Frozen, Task
-from eval.checkers import CHECKERS, grade
+from eval.checkers import CHECKERS, grade, grade_answer
 from tools.errors import DataError
 
 STORE = "store.sqlite"  # of a run
@@ -135,12 +136,16 @@ def _problem(record: dict[str, Any], spot: str, path: Path) -> tuple[Problem, in
 
 
 def _answer(task: Task, candidate: Candidate, given: object) -> str | None:
-    """Return the final answer: as we extract it, else as the file names it."""
+    """Return the final answer: an agent's own, else as we extract it, else as the file names it."""
+    if candidate.turns:
+        return candidate.answer
     return CHECKERS[task.kind].extract(candidate.text) or (str(given).strip() or None if given is not None else None)
 
 
 def _label(task: Task, candidate: Candidate) -> bool | None:
-    return candidate.correct if candidate.correct is not None else grade(task, candidate.text).correct
+    if candidate.correct is not None:
+        return candidate.correct
+    return (grade_answer(task, candidate.answer) if candidate.turns else grade(task, candidate.text)).correct
 
 
 def _scores(record: dict[str, Any], n: int, spot: str) -> list[dict[str, float]]:

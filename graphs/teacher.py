@@ -21,6 +21,7 @@ from typing_extensions import TypedDict
 
 from agents.plain_roles import render_solver
 from agents.protocol import to_langchain
+from agents.transcript import final_text
 from agents.types import ROLES, Candidate, ErrorInfo, Task, Trajectory, VerifierRole, content_id
 from graphs.opened import solver_of
 from graphs.state import TeacherContext
@@ -126,8 +127,12 @@ async def label(state: TeacherState, runtime: Runtime[TeacherContext]) -> Comman
 
 
 def labelled(task: Task, candidates: Sequence[Candidate], judge: Callable[[Task, str], bool | None]) -> list[Candidate]:
-    """Return the candidates with their labels; those that have one keep it."""
-    return [c if c.correct is not None else c.model_copy(update={"correct": judge(task, c.text)}) for c in candidates]
+    """Return the candidates with their labels; those that have one keep it, an agent is judged by its last turn."""
+
+    def label(c: Candidate) -> bool | None:
+        return c.correct if c.correct is not None else judge(task, final_text(c.turns) if c.turns else c.text)
+
+    return [c.model_copy(update={"correct": label(c)}) for c in candidates]
 
 
 def same_last_number(task: Task, text: str) -> bool | None:

@@ -16,6 +16,7 @@ from eval.agent_report import AgentReport, Answered, agreement, doubts, groups, 
 from eval.agent_runs import finished, outages, run_all
 from eval.agent_settings import Agent, agent_of, identity
 from eval.benchmarks import Chosen
+from eval.candidates import load_problems
 from eval.checkers import Grade
 from eval.grader import Compared, Graded, Grader, grade_all
 from eval.lines import Lines
@@ -412,3 +413,17 @@ def test_programs_are_for_another_command(capsys: pytest.CaptureFixture[str]) ->
     assert "programs are written by eval.solve" in capsys.readouterr().err
     assert agent.main(["--benchmark", "gaia", "--model", "m", "--out", "o", "--grader-url", "http://a/v1"]) == 2
     assert "--grader-url needs --grader" in capsys.readouterr().err
+
+
+def test_the_command_writes_candidates_for_a_judge(chat: ByQuestion, tmp_path: Path) -> None:
+    """A problem of which a trajectory is missing is in the file once it is whole, and the file is written anew."""
+    chat.says = {"q0?": ["<answer>2</answer>", "<answer>3</answer>"], "q1?": ["<answer>2</answer>", ModelError("down")]}
+    spec = write_tasks(tmp_path / "g.jsonl", *({"Question": q, "Final answer": "2"} for q in ("q0?", "q1?")))
+    words = ["--benchmark", spec, "--model", "scripted-agent", "--repeats", "2", "--out", str(tmp_path / "o")]
+    assert agent.main([*words, "--bootstrap", "5", "--concurrency", "1"]) != 0
+    (first,) = load_problems(tmp_path / "o" / "candidates.jsonl").problems
+    assert [(c.answer, c.correct, len(c.turns)) for c in first.candidates] == [("2", True, 1), ("3", False, 1)]
+    assert (first.task.question, first.task.kind, first.benchmark) == ("q0?", "short", "gaia")
+    chat.says = {"q1?": "<answer>2</answer>"}
+    assert agent.main([*words, "--bootstrap", "5"]) == 0
+    assert [len(p.candidates) for p in load_problems(tmp_path / "o" / "candidates.jsonl").problems] == [2, 2]
