@@ -355,14 +355,15 @@ def test_an_exported_run_rolls_the_agent_out_within_grpos_limits(tmp_path: Path)
     args, *_ = exported(tmp_path, "reagent_u")
     settings = load_settings(args)
     held = yaml.safe_load((tmp_path / "data" / "settings.yaml").read_text())
-    assert held["answers"] == "agent" and around(settings).answers == "agent"
+    assert (held["answers"], held["agent_turns"]) == ("agent", 4) and around(settings).answers == "agent"
     grpo = GrpoConfig(recipe="reagent_u", max_tokens=77, max_turns=5, max_tool_calls=4, temperature=0.7)
-    made = settings.model_copy(update={"grpo": grpo, "student": StudentConfig(max_length=900)})
+    more = {"grpo": grpo, "student": StudentConfig(max_length=900), "agent_turns": 3}
+    made = settings.model_copy(update=more)
     job = Job(tmp_path, made.student, grpo, tmp_path, 0, lambda *_: None)
     policy: Any = type("Policy", (), {"chat": None})()
     agent = RECIPES["reagent_u"].rollouts([], around(made), job)(policy, 2).context.agent  # pyright: ignore
     limits = (agent.max_tokens, agent.max_turns, agent.max_tool_calls, agent.temperature, agent.max_trajectory_tokens)
-    assert limits == (77, 5, 4, 0.7, 900)
+    assert limits == (77, 3, 4, 0.7, 900)  # steps are those of the mixture
     solver = RECIPES["reagent_u"].rollouts([], Around(around(made).context, around(made).open_tools), job)(policy, 2)
     assert solver.context.agent is None  # pyright: ignore
 
