@@ -277,7 +277,7 @@ def test_integers_are_equal_iff_they_are(a: int, b: int) -> None:
 def test_extraction_is_linear(text: str) -> None:
     started = time.monotonic()
     extract_answer(text)
-    assert time.monotonic() - started < 5  # a quadratic pattern takes minutes
+    assert time.monotonic() - started < 30  # a quadratic pattern takes minutes
 
 
 @given(st.text(max_size=80))
