@@ -22,7 +22,7 @@ check: setup
 	$(BIN)/python -m pytest tests/unit/test_imports.py
 
 unit: setup
-	$(BIN)/python -m pytest -n 2 tests/unit --durations=15
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal tests/unit --durations=15
 
 # Tests of the sandbox look at the whole machine's processes and groups: they run alone.
 ALONE := $(wildcard tests/integration/test_sandbox*.py) tests/integration/test_escape.py
