@@ -38,6 +38,11 @@ def format_final(answer: str) -> str:
     return f"<answer>{answer}</answer>"
 
 
+def as_solution(answer: str | None) -> str:
+    """Write the answer that an agent came to as a solution; None: it came to none, which is an empty one."""
+    return "" if answer is None else format_final(answer)
+
+
 def gives_answer(turn: Turn) -> bool:
     """Return whether a turn ends a trajectory with an answer.
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from langchain_core.language_models.chat_models import BaseChatModel
 
-from agents.final_answer import format_final, gives_answer
+from agents.final_answer import as_solution, gives_answer
 from agents.models import open_chat
 from agents.outages import Circuit, raise_first
 from agents.plain_roles import ACT, AGENT, JUDGE, REFINER, agent_tools, agent_version, refiner_version
@@ -222,7 +222,7 @@ def _solution(candidate: Candidate) -> str:
     """Return a solution as a round of the refinement holds it: of an agent's trajectory the final answer."""
     if not candidate.turns:
         return candidate.text
-    return format_final(candidate.answer) if candidate.answer is not None else ""
+    return as_solution(candidate.answer)
 
 
 def _planned(role: Role, task: Task, candidate: str, sample: int, chat: object, version: str) -> Trajectory:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from langchain_core.language_models import BaseChatModel
 
-from agents.final_answer import answer_of, format_final
+from agents.final_answer import answer_of, as_solution
 from agents.outages import failure, raise_first
 from agents.types import Round, Trajectory
 from eval.agent_runs import Place
@@ -42,8 +42,7 @@ class First(NamedTuple):
     @property
     def round(self) -> Round:
         """The round that a course begins with; a trajectory without a step cannot be judged, and stands."""
-        answer = answer_of(self.made)
-        solution = "" if answer is None else format_final(answer)
+        solution = as_solution(answer_of(self.made))
         outcome = "open" if self.made.turns else "unrevised"
         return Round(index=0, solution=solution, made=self.made.turns, outcome=outcome)
 

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 from langchain_core.language_models.chat_models import BaseChatModel
 
-from agents.final_answer import format_final
+from agents.final_answer import as_solution
 from agents.plain_roles import Earlier, render_refiner, render_solver
 from agents.protocol import strip_thoughts, to_langchain
 from agents.transcript import parts_of, transcript
-from agents.types import ErrorInfo, Message, Round, Turn
+from agents.types import ErrorInfo, Message, Round, Trajectory, Turn
 from graphs.opened import open_model
 from graphs.react import build_react
 from graphs.react_state import ReactContext, ReactInput
@@ -62,10 +62,10 @@ def turns_of(found: Round) -> tuple[Turn, ...]:
 
 async def _act(context: ReactContext, given: ReactInput) -> Written:
     out = await build_react().ainvoke(given, context=context)
-    made, answer = out["trajectory"], out["answer"]
+    made: Trajectory = out["trajectory"]
     if made.error is not None:
         return Written(error=made.error)
-    return Written("" if answer is None else format_final(answer), made.turns)
+    return Written(as_solution(out["answer"]), made.turns)
 
 
 async def _ask(

@@ -13,7 +13,7 @@ therefore divides by the deviation of the whole batch (`train.recipes`), also in
 
 from collections.abc import Callable, Sequence
 
-from agents.final_answer import format_final, gives_answer, parse_final
+from agents.final_answer import answer_stated, as_solution
 from agents.judgements import is_in_form
 from agents.plain_roles import ACT
 from agents.transcript import final_text
@@ -82,10 +82,9 @@ def final_answer_text(turns: Sequence[Turn]) -> str:
     """
     if not turns or turns[-1].finish_reason == "length":
         return ""
-    last = turns[-1]
-    if last.stage != ACT:
+    if turns[-1].stage != ACT:
         return final_text(turns)
-    return format_final(parse_final(last.content) or "") if gives_answer(last) else ""
+    return as_solution(answer_stated(turns))
 
 
 def rule_reward(task: Task, turns: Sequence[Turn]) -> float | None:
