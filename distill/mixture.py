@@ -20,7 +20,7 @@ from distill.mixture_section import MixtureConfig
 from distill.sections import SelectConfig
 from distill.select import Filter, Funnel, Selected, Selection, Stage, filters_with, select, shuffled, stage_of
 from eval.agent_grades import grade_trajectory
-from tools.errors import NothingAcceptedError
+from tools.errors import DataError, NothingAcceptedError
 from train.rewards import rule_reward
 
 VERIFIERS = "verifiers"
@@ -46,8 +46,16 @@ def is_verifiers_alone(mixture: MixtureConfig) -> bool:
 
 
 def answer_row(task: Task, candidate: Candidate) -> Row:
-    """Return a candidate as what its solver said when it was asked, or as what its agent did."""
+    """Return a candidate as what its solver said when it was asked, or as what its agent did.
+
+    Raises:
+        DataError: a file says what the agent did, and not what it was asked.
+    """
     if candidate.turns:
+        if not candidate.turns[0].prompt:
+            raise DataError(
+                f"a candidate of {task.question[:60]!r}: its first turn has no prompt to learn from; add it"
+            )
         stop = StopReason.COMPLETED if candidate.answer is not None else StopReason.UNPARSED
         acted = Trajectory(
             role=AGENT,

@@ -15,7 +15,7 @@ from distill.mixture_section import MixtureConfig
 from distill.sections import SelectConfig
 from distill.select import FILTERS, Selected, select, to_examples
 from tests.unit.made_run import make_run
-from tools.errors import NothingAcceptedError
+from tools.errors import DataError, NothingAcceptedError
 
 FORWARD: Role = "forward_verifier"
 BACKWARD: Role = "backward_verifier"
@@ -306,3 +306,9 @@ def test_a_run_of_verifiers_is_selected_by_select(tmp_path: Path):
     assert by_role(unequal) == {FORWARD: 4, BACKWARD: 2} and list(unequal.funnel.counts)[-1] == "mixture"
     with pytest.raises(NothingAcceptedError, match="of judge"):
         chosen_of(folder, weights(forward=1, judge=1))
+
+
+def test_an_agents_turns_without_a_prompt_are_no_example():
+    given = candidate(0, True, 0).model_copy(update={"turns": (Turn(stage="act", prompt=(), content="x"),)})
+    with pytest.raises(DataError, match="its first turn has no prompt to learn from"):
+        answer_row(task(0), given)
